@@ -1,0 +1,20 @@
+// Package kafkafailover brings the kafka_failover plugins into any Benthos or
+// Redpanda Connect build by a blank import:
+//
+//	import _ "github.com/kafka-failover/kafka-failover"
+package kafkafailover
+
+import (
+	_ "github.com/kafka-failover/kafka-failover/input" // input kafka_failover
+	"github.com/kafka-failover/kafka-failover/internal/relay"
+	_ "github.com/kafka-failover/kafka-failover/output" // output kafka_failover
+)
+
+// Err joins the fatal stops of all relays of this process; it is nil while none
+// has stopped. With on_fatal: stop a relay stays up, unready, and this is where
+// a program that embeds it learns why.
+func Err() error { return relay.Err() }
+
+// MustExit tells whether a fatal stop asks for the process to end with exit
+// code 1: with on_fatal: exit, and always with stop_at_end.
+func MustExit() bool { return relay.MustExit() }

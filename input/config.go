@@ -1,0 +1,218 @@
+// Package input is the kafka_failover input: it reads source topics at exactly
+// the offsets where the target stands, hands out ticketed batches, and moves a
+// position only when what it read was acknowledged.
+package input
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
+)
+
+const (
+	fieldSources                = "sources"
+	fieldName                   = "name"
+	fieldSeedBrokers            = "seed_brokers"
+	fieldClientID               = "client_id"
+	fieldTopics                 = "topics"
+	fieldRelay                  = "relay"
+	fieldStartOffset            = "start_offset"
+	fieldResume                 = "resume"
+	fieldIsolation              = "transaction_isolation_level"
+	fieldStopAtEnd              = "stop_at_end"
+	fieldMetadata               = "metadata"
+	fieldOnFatal                = "on_fatal"
+	fieldRetry                  = "retry"
+	fieldMaxRetries             = "max_retries"
+	fieldInitialInterval        = "initial_interval"
+	fieldMaxInterval            = "max_interval"
+	fieldFetchMaxBytes          = "fetch_max_bytes"
+	fieldFetchMaxPartitionBytes = "fetch_max_partition_bytes"
+	fieldFetchMaxWait           = "fetch_max_wait"
+	fieldMetadataMaxAge         = "metadata_max_age"
+	fieldConnIdleTimeout        = "conn_idle_timeout"
+	fieldRackID                 = "rack_id"
+	fieldBatchMaxRecords        = "batch_max_records"
+	fieldBatchMaxBytes          = "batch_max_bytes"
+)
+
+// Spec is the configuration of the input.
+func Spec() *service.ConfigSpec {
+	return service.NewConfigSpec().
+		Categories("Services").
+		Summary("Reads topics of a source Kafka cluster for a `kafka_failover` output, resuming exactly where the output's target stands.").
+		Description(`
+Each batch holds records of many partitions in the order of reading; the kafka_failover output writes batches in that order whatever happens between, and no position moves before the target has acknowledged. Nothing is stored at the source: no consumer group is used.
+
+With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kafka_partition, kafka_offset, kafka_timestamp_ms, kafka_tombstone_message, kafka_source and the record's headers. Key and headers of a record reach the target byte for byte unless the pipeline changes the metadata of that name.`).
+		Fields(
+			service.NewObjectListField(fieldSources,
+				service.NewStringField(fieldName).
+					Description("What this source is called in logs and metrics; unique."),
+				service.NewStringListField(fieldSeedBrokers).
+					Description("Brokers of this cluster to connect to first; never those of two clusters. An item may hold several, separated by commas. Kafka: bootstrap.servers."),
+				service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
+					Description("How the relay names itself to brokers. Kafka: client.id."),
+			).Description("Source clusters that hold the same records at the same offsets. In this release the first one is read."),
+			service.NewStringListField(fieldTopics).
+				Description("Routes, each `source[:target[:partition|auto]]`. `orders` keeps name and partitions; `payments:copy` changes the name; `audit:all:0` writes every partition into partition 0; `clicks:clicks:auto` chooses the partition from the key as Kafka's default partitioner does (murmur2)."),
+			service.NewStringField(fieldRelay).Default("").Advanced().
+				Description("Pairs this input with the output of the same `relay`, or with the output resource of that label, where a stream has several pairs."),
+			service.NewStringField(fieldStartOffset).Default("earliest").
+				Description("Where to begin a partition that the target knows nothing of: `earliest`, `latest`, or a time such as 2026-01-31T00:00:00Z. Kafka: auto.offset.reset."),
+			service.NewStringEnumField(fieldResume, string(position.ResumeAuto), string(position.ResumeStart), string(position.ResumeWatermark)).Default(string(position.ResumeAuto)).
+				Description("How to find where the target stands. `auto`: its marks and what is proven behind them, for a target without marks its last record if that equals the source's. `start`: partitions without a mark begin at `start_offset`, whatever the target holds. `watermark`: the target's end offset is the next source offset, without marks or headers; only where every record keeps its offset."),
+			service.NewStringEnumField(fieldIsolation, "read_committed", "read_uncommitted").Default("read_committed").Advanced().
+				Description("Whether records of open and aborted transactions are read. Kafka: isolation.level."),
+			service.NewBoolField(fieldStopAtEnd).Default(false).
+				Description("End once everything that was in the source at start has been relayed and acknowledged. The exit code is 0, or 1 after a fatal stop."),
+			service.NewStringEnumField(fieldMetadata, "standard", "none").Default("standard").
+				Description("`standard`: metadata as Connect's Kafka inputs set it. `none`: none, which is fastest; key and headers still reach the target."),
+			service.NewStringEnumField(fieldOnFatal, "stop", "exit").Default("stop").
+				Description("After a fatal error `stop` relaying and stay up, unready, with the reason; or `exit` with code 1."),
+			service.NewObjectField(fieldRetry,
+				service.NewIntField(fieldMaxRetries).Default(-1).Description("Attempts in a row to connect before giving up for good; -1: forever."),
+				service.NewDurationField(fieldInitialInterval).Default("1s").Description("Wait after the first failed attempt; it doubles with each."),
+				service.NewDurationField(fieldMaxInterval).Default("10s").Description("Longest wait between attempts."),
+			).Advanced().Description("How to go on trying while source or target cannot be reached."),
+			service.NewStringField(fieldFetchMaxBytes).Default("16MiB").Advanced().
+				Description("Most bytes to fetch from a broker at once, as sent; decompressed they may be more. Kafka: fetch.max.bytes."),
+			service.NewStringField(fieldFetchMaxPartitionBytes).Default("1MiB").Advanced().
+				Description("Most bytes to fetch of one partition at once; a single larger record batch is still fetched. Kafka: max.partition.fetch.bytes."),
+			service.NewDurationField(fieldFetchMaxWait).Default("100ms").Advanced().
+				Description("How long a broker may wait for records. Kafka: fetch.max.wait.ms."),
+			service.NewDurationField(fieldMetadataMaxAge).Default("30s").Advanced().
+				Description("Age at which topic metadata is asked for again. Kafka: metadata.max.age.ms."),
+			service.NewDurationField(fieldConnIdleTimeout).Default("20s").Advanced().
+				Description("Idle time after which a connection is closed. Kafka: connections.max.idle.ms."),
+			service.NewStringField(fieldRackID).Default("").Advanced().
+				Description("Rack of this relay, to read from a replica nearby. Kafka: client.rack."),
+			service.NewIntField(fieldBatchMaxRecords).Default(8192).Advanced().
+				Description("Most records of a batch."),
+			service.NewStringField(fieldBatchMaxBytes).Default("4MiB").Advanced().
+				Description("Most bytes of a batch, keys, values and headers counted; a single larger record is a batch of its own. Times the output's `max_in_flight` it is the window."),
+		).
+		LintRule(lintRule)
+}
+
+const lintRule = `root = match {
+  this.sources.type() == "array" && this.sources.length() == 0 => [ "sources is empty: name at least one source cluster" ]
+  this.sources.type() == "array" && this.sources.map_each(s -> s.name.or("")).unique().length() != this.sources.length() => [ "two sources share a name: each source needs a name of its own" ]
+  this.topics.type() == "array" && this.topics.length() == 0 => [ "topics is empty: name at least one topic, such as [ orders ]" ]
+}`
+
+type config struct {
+	sources       []kafka.Conn
+	routes        []relay.Route
+	relay         string
+	start         startOffset
+	resume        position.Resume
+	committed     bool
+	stopAtEnd     bool
+	standard      bool
+	exitOnFatal   bool
+	retry         retry
+	consumer      kafka.Consumer
+	batchRecords  int
+	batchMaxBytes int
+}
+
+type retry struct {
+	max            int
+	first, longest time.Duration
+}
+
+// startOffset is where a partition begins that the target knows nothing of.
+type startOffset struct {
+	latest bool
+	at     time.Time // zero: earliest, unless latest
+}
+
+func parseStartOffset(s string) (startOffset, error) {
+	switch s {
+	case "earliest":
+		return startOffset{}, nil
+	case "latest":
+		return startOffset{latest: true}, nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return startOffset{}, fmt.Errorf("start_offset %q is neither earliest, latest nor a time such as 2026-01-31T00:00:00Z", s)
+	}
+	return startOffset{at: t}, nil
+}
+
+// parse reads the configuration, once. Every wrong value gets one line.
+func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
+	r := kafka.NewFields(p)
+	c := config{
+		relay:       r.String(fieldRelay),
+		resume:      position.Resume(r.String(fieldResume)),
+		committed:   r.String(fieldIsolation) == "read_committed",
+		stopAtEnd:   r.Bool(fieldStopAtEnd),
+		standard:    r.String(fieldMetadata) == "standard",
+		exitOnFatal: r.String(fieldOnFatal) == "exit",
+		consumer: kafka.Consumer{
+			Isolation:              kgo.ReadUncommitted(),
+			FetchMaxBytes:          int32(r.Bytes(fieldFetchMaxBytes, 1024, 1<<30)),
+			FetchMaxPartitionBytes: int32(r.Bytes(fieldFetchMaxPartitionBytes, 1024, 1<<30)),
+			FetchMaxWait:           r.Duration(fieldFetchMaxWait, time.Millisecond),
+			RackID:                 r.String(fieldRackID),
+		},
+		batchRecords:  r.Int(fieldBatchMaxRecords, 1, 1<<20),
+		batchMaxBytes: r.Bytes(fieldBatchMaxBytes, 1024, 1<<30),
+	}
+	if c.committed {
+		c.consumer.Isolation = kgo.ReadCommitted()
+	}
+	c.consumer.FetchMaxPartitionBytes = min(c.consumer.FetchMaxPartitionBytes, c.consumer.FetchMaxBytes)
+	var err error
+	c.start, err = parseStartOffset(r.String(fieldStartOffset))
+	r.Note(err)
+	c.routes, err = relay.ParseRoutes(r.Strings(fieldTopics))
+	r.Note(err)
+	rf := kafka.NewFields(p.Namespace(fieldRetry))
+	c.retry = retry{rf.Int(fieldMaxRetries, -1, 1<<30), rf.Duration(fieldInitialInterval, time.Millisecond), rf.Duration(fieldMaxInterval, time.Millisecond)}
+	r.Note(rf.Err())
+	c.sources, err = parseSources(p, r, logger)
+	r.Note(err)
+	return c, r.Err()
+}
+
+func parseSources(p *service.ParsedConfig, shared *kafka.Fields, logger *service.Logger) ([]kafka.Conn, error) {
+	list, err := p.FieldObjectList(fieldSources)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, errors.New("sources is empty: name at least one source cluster")
+	}
+	maxAge, idle := shared.Duration(fieldMetadataMaxAge, 10*time.Millisecond), shared.Duration(fieldConnIdleTimeout, time.Second)
+	seen := map[string]bool{}
+	var out []kafka.Conn
+	for _, item := range list {
+		r := kafka.NewFields(item)
+		c := kafka.Conn{
+			Name: r.String(fieldName), SeedBrokers: r.Brokers(fieldSeedBrokers), ClientID: r.String(fieldClientID),
+			MetadataMaxAge: maxAge, ConnIdleTimeout: idle, Logger: logger,
+		}
+		switch {
+		case r.Err() != nil:
+			return nil, fmt.Errorf("source %q: %w", c.Name, r.Err())
+		case c.Name == "":
+			return nil, errors.New("a source has an empty name: give it one, such as dc1")
+		case seen[c.Name]:
+			return nil, fmt.Errorf("two sources share the name %q: each source needs a name of its own", c.Name)
+		}
+		seen[c.Name] = true
+		out = append(out, c)
+	}
+	return out, nil
+}

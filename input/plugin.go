@@ -1,0 +1,289 @@
+package input
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redpanda-data/benthos/v4/public/service"
+
+	"github.com/kafka-failover/kafka-failover/internal/metrics"
+	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
+)
+
+// Name is what the plugin is called in configurations.
+const Name = "kafka_failover"
+
+func init() {
+	service.MustRegisterBatchInput(Name, Spec(), func(p *service.ParsedConfig, res *service.Resources) (service.BatchInput, error) {
+		return New(p, res)
+	})
+}
+
+// Input implements service.BatchInput. Benthos calls Connect, ReadBatch and
+// Close from one goroutine; acknowledgements come from others.
+type Input struct {
+	conf    config
+	res     *service.Resources
+	log     *service.Logger
+	hub     *relay.Hub
+	seat    *relay.Seat
+	metrics *metrics.Input
+
+	source *source
+	gen    *relay.Generation
+	reader *reader // nil while nothing is read
+	stopAt map[position.TP]int64
+
+	said   string // the reason Connect returned last
+	fails  int    // attempts to connect that failed in a row
+	barren int    // generations in a row in which nothing was acknowledged
+}
+
+// New builds the input. It opens nothing: Benthos builds inputs that it never
+// runs.
+func New(p *service.ParsedConfig, res *service.Resources) (*Input, error) {
+	conf, err := parse(p, res.Logger())
+	if err != nil {
+		return nil, err
+	}
+	hub := relay.Join(res, conf.relay)
+	return &Input{
+		conf: conf, res: res, log: res.Logger(), hub: hub, seat: hub.AnnounceInput(),
+		metrics: metrics.NewInput(res.Metrics()),
+	}, nil
+}
+
+// Connect is the one recovery path: at boot, after a failed write and after
+// trouble with the source it finds where to go on and begins there. It also
+// carries readiness for source and target: it returns each reason once, which
+// logs it and makes /ready answer 503 with it, and otherwise works until it is
+// ready or ctx ends.
+func (in *Input) Connect(ctx context.Context) error {
+	for {
+		if err := in.final(ctx); err != nil {
+			return err
+		}
+		err := in.connect(ctx)
+		if err == nil {
+			in.said, in.fails = "", 0
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if news := (reason{}); !errors.As(err, &news) {
+			in.judge(err)
+		}
+		if in.hub.Fatal() == nil && in.say(err) {
+			return err
+		}
+		if err := sleep(ctx, in.pause()); err != nil {
+			return err
+		}
+	}
+}
+
+// reason is an error that says why Connect has work to do, before it begins
+// with it.
+type reason struct{ error }
+
+// say tells whether the reason is a new one, to be returned.
+func (in *Input) say(err error) bool {
+	if err.Error() == in.said {
+		return false
+	}
+	in.said = err.Error()
+	return true
+}
+
+// judge makes a stop, and the last of the permitted retries, fatal.
+func (in *Input) judge(err error) {
+	in.fails++
+	var stop *position.Stop
+	if errors.As(err, &stop) {
+		in.fatal(err)
+	} else if in.conf.retry.max >= 0 && in.fails > in.conf.retry.max {
+		in.fatal(fmt.Errorf("gave up after %d attempts (retry.max_retries): %w", in.fails, err))
+	}
+}
+
+func (in *Input) fatal(err error) {
+	in.seat.Fail(err, in.exits())
+}
+
+// exits tells whether a fatal error ends the process.
+func (in *Input) exits() bool { return in.conf.exitOnFatal || in.conf.stopAtEnd }
+
+// pause is the wait before the next attempt.
+func (in *Input) pause() time.Duration {
+	if in.hub.Fatal() != nil {
+		return 0
+	}
+	return backoff(in.conf.retry, in.fails)
+}
+
+func backoff(r retry, fails int) time.Duration {
+	d := r.first
+	for range min(fails-1, 32) {
+		if d *= 2; d >= r.longest {
+			break
+		}
+	}
+	return min(d, r.longest)
+}
+
+// final answers Connect once nothing more will be read: the reason once, then
+// the end of the input, or silence with on_fatal: stop.
+func (in *Input) final(ctx context.Context) error {
+	err := in.hub.Fatal()
+	if err == nil && in.seat.Superseded() {
+		err = fmt.Errorf("another kafka_failover input has taken this one's place: where a stream has several, give each and its output a `relay` name of their own")
+	}
+	switch {
+	case err == nil:
+		return nil
+	case in.say(err):
+		in.stopReading()
+		return err
+	case in.exits():
+		return service.ErrEndOfInput
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (in *Input) connect(ctx context.Context) error {
+	if in.gen != nil && in.gen.Broken() == nil {
+		return in.goOn(ctx)
+	}
+	if in.gen != nil {
+		if err := in.windDown(ctx); err != nil {
+			return err
+		}
+	}
+	return in.recover(ctx)
+}
+
+// goOn reads on within the generation: nothing written was lost, but the
+// target or the source was out of reach.
+func (in *Input) goOn(ctx context.Context) error {
+	if down := in.gen.Down(); down != nil {
+		if in.said != down.Error() {
+			return reason{down}
+		}
+		if err := in.gen.AwaitUp(ctx); err != nil {
+			return err
+		}
+		if in.gen.Broken() != nil {
+			return in.connect(ctx)
+		}
+	}
+	if in.reader != nil && in.reader.failure() == nil {
+		return nil
+	}
+	return in.reopen(ctx)
+}
+
+// windDown ends a broken generation: reading stops, and everything under way
+// ends by itself. The reason is returned once, as an error; a generation in
+// which nothing was acknowledged is followed by a pause.
+func (in *Input) windDown(ctx context.Context) error {
+	in.stopReading()
+	if err := in.gen.Broken(); in.said != err.Error() {
+		return reason{err}
+	}
+	if err := in.gen.Drained(ctx); err != nil {
+		return err
+	}
+	if in.gen.Acked() > 0 {
+		in.barren = 0
+	} else if in.barren++; in.barren > 1 {
+		if err := sleep(ctx, backoff(in.conf.retry, in.barren-1)); err != nil {
+			return err
+		}
+	}
+	in.gen = nil
+	return nil
+}
+
+// ReadBatch returns the next batch. It returns ErrNotConnected whenever Connect
+// has work to do, and ErrEndOfInput when stop_at_end is fulfilled: everything
+// acknowledged.
+func (in *Input) ReadBatch(ctx context.Context) (service.MessageBatch, service.AckFunc, error) {
+	if in.reader == nil || in.hub.Fatal() != nil || in.seat.Superseded() {
+		return nil, nil, service.ErrNotConnected
+	}
+	batch, ticket, err := in.reader.next(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil, nil, ctx.Err()
+	case errors.Is(err, errAtEnd):
+		return in.end(ctx)
+	case err != nil:
+		in.log.Debugf("Reading pauses: %v", err)
+		return nil, nil, service.ErrNotConnected
+	}
+	return batch, func(_ context.Context, err error) error {
+		ticket.Ack(err)
+		return nil
+	}, nil
+}
+
+// end waits until all that was read is acknowledged.
+func (in *Input) end(ctx context.Context) (service.MessageBatch, service.AckFunc, error) {
+	ok, err := in.gen.DrainedOrTrouble(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !ok {
+		return nil, nil, service.ErrNotConnected
+	}
+	return nil, nil, service.ErrEndOfInput
+}
+
+func (in *Input) stopReading() {
+	if in.reader != nil {
+		in.reader.close()
+		in.reader = nil
+	}
+	in.dropSource()
+}
+
+func (in *Input) dropSource() {
+	if in.source != nil {
+		in.source.close()
+		in.source = nil
+	}
+}
+
+// Close ends reading. What is under way in the pipeline was waited for before.
+func (in *Input) Close(context.Context) error {
+	in.stopReading()
+	in.seat.Leave()
+	return nil
+}
+
+// ConnectionTest tells whether the first source can be reached and has the
+// topics.
+func (in *Input) ConnectionTest(ctx context.Context) service.ConnectionTestResults {
+	s, err := openSource(ctx, in.conf)
+	if err != nil {
+		return service.ConnectionTestFailed(err).AsList()
+	}
+	s.close()
+	return service.ConnectionTestSucceeded().AsList()
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,346 @@
+package input
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/record"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
+)
+
+var (
+	errAtEnd   = errors.New("everything that was there at start has been read")
+	errTrouble = errors.New("the generation has ended or the target does not answer")
+)
+
+// reader fetches one generation's partitions from one source. It owns the
+// position of reading; acknowledgement is the generation's business.
+type reader struct {
+	in     *Input
+	gen    *relay.Generation
+	client *kgo.Client
+	source *source
+	// at is the next offset to read, per part: moved by ReadBatch's goroutine,
+	// looked at by the survey.
+	at     []atomic.Int64
+	index  map[string][]int // topic -> partition -> part
+	stopAt []int64          // per part, nil without stop_at_end
+	// pending is what was polled and not yet batched.
+	pending []*kgo.Record
+	blocks  int64
+	holding atomic.Bool // the window holds reading back
+
+	mu    sync.Mutex
+	err   error              // what ended reading
+	poke  context.CancelFunc // ends the poll under way
+	skips []skip             // found by the survey, not yet applied
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func newReader(in *Input, next []int64) (*reader, error) {
+	r := &reader{in: in, gen: in.gen, source: in.source, at: make([]atomic.Int64, len(next)), index: map[string][]int{}}
+	offsets := map[string]map[int32]kgo.Offset{}
+	for i, p := range in.gen.Parts {
+		r.at[i].Store(next[i])
+		tp := p.Source
+		if offsets[tp.Topic] == nil {
+			offsets[tp.Topic] = map[int32]kgo.Offset{}
+		}
+		offsets[tp.Topic][tp.Partition] = kgo.NoResetOffset().At(next[i])
+		for int32(len(r.index[tp.Topic])) <= tp.Partition {
+			r.index[tp.Topic] = append(r.index[tp.Topic], -1)
+		}
+		r.index[tp.Topic][tp.Partition] = i
+		if in.stopAt != nil {
+			r.stopAt = append(r.stopAt, in.stopAt[tp])
+		}
+	}
+	consumer := in.conf.consumer
+	consumer.Offsets = offsets
+	client, err := kafka.Dial(consumer.Opts(in.conf.sources[0]))
+	if err != nil {
+		return nil, err
+	}
+	r.client = client
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	r.wg.Go(func() { r.survey(ctx) })
+	r.wg.Go(func() { r.heed(ctx) })
+	return r, nil
+}
+
+// heed ends the poll under way when the generation gets into trouble.
+func (r *reader) heed(ctx context.Context) {
+	for r.gen.Broken() == nil {
+		select {
+		case <-r.gen.Trouble():
+			r.interrupt()
+		case <-ctx.Done():
+			return
+		}
+		if r.gen.AwaitUp(ctx) != nil {
+			return
+		}
+	}
+}
+
+func (r *reader) close() {
+	r.cancel()
+	r.wg.Wait()
+	r.client.Close()
+}
+
+func (r *reader) positions() []int64 {
+	out := make([]int64, len(r.at))
+	for i := range r.at {
+		out[i] = r.at[i].Load()
+	}
+	return out
+}
+
+// failure is what ended reading, or nil.
+func (r *reader) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+func (r *reader) fail(err error) {
+	r.mu.Lock()
+	if r.err == nil {
+		r.err = err
+	}
+	r.mu.Unlock()
+	r.interrupt()
+}
+
+func (r *reader) interrupt() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.poke != nil {
+		r.poke()
+	}
+}
+
+// next returns the next batch with its ticket.
+func (r *reader) next(ctx context.Context) (service.MessageBatch, *relay.Ticket, error) {
+	for {
+		if err := r.trouble(); err != nil {
+			return nil, nil, err
+		}
+		r.applySkips()
+		if len(r.pending) == 0 {
+			if r.atEnd() {
+				return nil, nil, errAtEnd
+			}
+			if err := r.poll(ctx); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		d := r.draft()
+		if len(d.sources) == 0 {
+			r.commit(d)
+			for _, s := range d.spans {
+				r.gen.Skip(s.Part, s.Next)
+			}
+			continue
+		}
+		t, err := r.issue(ctx, d)
+		if err != nil {
+			return nil, nil, err
+		}
+		r.commit(d)
+		return r.messages(t, d), t, nil
+	}
+}
+
+func (r *reader) trouble() error {
+	if r.gen.Broken() != nil || r.gen.Down() != nil {
+		return errTrouble
+	}
+	return r.failure()
+}
+
+func (r *reader) issue(ctx context.Context, d *draft) (*relay.Ticket, error) {
+	r.holding.Store(true)
+	t, err := r.gen.Issue(ctx, d.bytes, d.spans)
+	r.holding.Store(false)
+	if b := r.gen.Blocks(); b > r.blocks {
+		r.in.metrics.Blocked(b - r.blocks)
+		r.blocks = b
+	}
+	return t, err
+}
+
+// poll waits for records. It returns early, without error, when the survey has
+// something to say, and with one when reading has to end.
+func (r *reader) poll(ctx context.Context) error {
+	pollCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.mu.Lock()
+	if r.err != nil || len(r.skips) > 0 {
+		r.mu.Unlock()
+		return nil
+	}
+	r.poke = cancel
+	r.mu.Unlock()
+	select {
+	case <-r.gen.Trouble(): // it may have come before poke was set
+		return errTrouble
+	default:
+	}
+	fetches := r.client.PollRecords(pollCtx, r.in.conf.batchRecords)
+	r.mu.Lock()
+	r.poke = nil
+	r.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var bad error
+	fetches.EachError(func(topic string, partition int32, err error) {
+		if bad == nil && !errors.Is(err, context.Canceled) {
+			bad = r.explain(position.TP{Topic: topic, Partition: partition}, err)
+		}
+	})
+	if bad != nil {
+		r.fail(bad)
+		return bad
+	}
+	r.pending = fetches.Records()
+	return nil
+}
+
+// explain turns a fetch error into what it means. Whatever it is, reading
+// begins anew behind it: what was polled with it is not used.
+func (r *reader) explain(tp position.TP, err error) error {
+	var loss *kgo.ErrDataLoss
+	if errors.As(err, &loss) {
+		stop := &position.Stop{
+			Reason: fmt.Sprintf("source %s lost records: partition %s was consumed to offset %d and its log was then truncated to %d (unclean leader election); what was relayed may differ from what the source holds now", r.source.name, tp, loss.ConsumedTo, loss.ResetTo),
+			Cure:   "compare source and target before going on",
+		}
+		r.in.fatal(stop)
+		return stop
+	}
+	if errors.Is(err, kerr.OffsetOutOfRange) {
+		return fmt.Errorf("source %s: the position in %s lies outside the log", r.source.name, tp)
+	}
+	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, err)
+}
+
+func (r *reader) atEnd() bool {
+	if r.stopAt == nil {
+		return false
+	}
+	for i := range r.at {
+		if r.at[i].Load() < r.stopAt[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// draft is the next batch before it has a ticket.
+type draft struct {
+	spans   []relay.Span
+	sources []record.Source
+	used    int // of pending
+	bytes   int
+	loops   int
+}
+
+// recordOverhead stands for what a record costs besides its bytes.
+const recordOverhead = 64
+
+// draft takes records from pending until a limit is reached.
+func (r *reader) draft() *draft {
+	d := &draft{}
+	most := min(len(r.pending), r.in.conf.batchRecords)
+	d.sources = make([]record.Source, 0, most)
+	var last *kgo.Record
+	part := -1
+	for _, rec := range r.pending[:most] {
+		size := sizeOf(rec)
+		if d.used > 0 && d.bytes+size > r.in.conf.batchMaxBytes {
+			break
+		}
+		d.used++
+		if last == nil || last.Partition != rec.Partition || last.Topic != rec.Topic {
+			if last != nil {
+				d.sample(last)
+			}
+			part, last = r.index[rec.Topic][rec.Partition], nil
+			if r.beyond(part, rec.Offset) {
+				part = -1
+			} else {
+				d.spans = append(d.spans, relay.Span{Part: part})
+			}
+		}
+		if part >= 0 && !r.beyond(part, rec.Offset) {
+			d.spans[len(d.spans)-1].Next = rec.Offset + 1
+			last = rec
+			if r.gen.OriginHeader != "" && len(rec.Headers) > 0 && record.PassedThrough(rec, r.gen.OriginHeader, r.gen.RelayID) {
+				d.loops++
+				continue
+			}
+			d.bytes += size
+			d.sources = append(d.sources, record.Source{Record: rec, Span: len(d.spans) - 1})
+		}
+	}
+	if last != nil {
+		d.sample(last)
+	}
+	return d
+}
+
+// beyond tells whether an offset lies behind what stop_at_end asks for.
+func (r *reader) beyond(part int, offset int64) bool {
+	return r.stopAt != nil && offset >= r.stopAt[part]
+}
+
+// sample notes the fingerprint of a span's last record.
+func (d *draft) sample(rec *kgo.Record) {
+	d.spans[len(d.spans)-1].Pair = position.Pair{Offset: rec.Offset, Fingerprint: record.Fingerprint(rec)}
+}
+
+func sizeOf(r *kgo.Record) int {
+	n := recordOverhead + len(r.Key) + len(r.Value)
+	for i := range r.Headers {
+		n += len(r.Headers[i].Key) + len(r.Headers[i].Value)
+	}
+	return n
+}
+
+// commit moves the position of reading past the draft.
+func (r *reader) commit(d *draft) {
+	clear(r.pending[:d.used])
+	r.pending = r.pending[d.used:]
+	for _, s := range d.spans {
+		r.at[s.Part].Store(s.Next)
+	}
+	if d.loops > 0 {
+		r.in.metrics.Loops(int64(d.loops))
+	}
+}
+
+func (r *reader) messages(t *relay.Ticket, d *draft) service.MessageBatch {
+	ctx := relay.WithTicket(context.Background(), t)
+	batch := make(service.MessageBatch, len(d.sources))
+	for i := range d.sources {
+		d.sources[i].Ticket = t.Number()
+		batch[i] = record.NewMessage(ctx, &d.sources[i], r.in.conf.standard, r.source.name)
+	}
+	return batch
+}

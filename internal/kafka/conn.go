@@ -1,0 +1,124 @@
+// Package kafka is the only place that builds franz-go clients, and holds the
+// few questions the relay asks a cluster: what it is, what its topics are, where
+// their logs start and end, and what stands at an offset.
+package kafka
+
+import (
+	"math"
+	"time"
+
+	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Conn is how to reach one cluster.
+type Conn struct {
+	// Name is how messages call the cluster.
+	Name            string
+	SeedBrokers     []string
+	ClientID        string
+	MetadataMaxAge  time.Duration
+	ConnIdleTimeout time.Duration
+	Logger          *service.Logger
+}
+
+// Opts are the options every client of the cluster shares.
+func (c Conn) Opts() []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(c.SeedBrokers...),
+		kgo.ClientID(c.ClientID),
+		kgo.MetadataMaxAge(c.MetadataMaxAge),
+		kgo.MetadataMinAge(min(250*time.Millisecond, c.MetadataMaxAge)),
+		kgo.ConnIdleTimeout(c.ConnIdleTimeout),
+		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(time.Duration(tries)*50*time.Millisecond, time.Second) }),
+		kgo.WithLogger(logger{c}),
+	}
+}
+
+// Consumer are the options of the client that fetches records.
+type Consumer struct {
+	Offsets                map[string]map[int32]kgo.Offset
+	Isolation              kgo.IsolationLevel
+	FetchMaxBytes          int32
+	FetchMaxPartitionBytes int32
+	FetchMaxWait           time.Duration
+	RackID                 string
+}
+
+// Opts are the options of c's client. It never chooses an offset by itself: the
+// default reset skips a gap, rewinds on a shorter log and splices a recreated
+// topic, all without a word (seen on Kafka 4.1).
+func (o Consumer) Opts(c Conn) []kgo.Opt {
+	return append(c.Opts(),
+		kgo.ConsumePartitions(o.Offsets),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchIsolationLevel(o.Isolation),
+		kgo.FetchMaxBytes(o.FetchMaxBytes),
+		kgo.FetchMaxPartitionBytes(o.FetchMaxPartitionBytes),
+		kgo.FetchMaxWait(o.FetchMaxWait),
+		kgo.BrokerMaxReadBytes(max(100<<20, 2*o.FetchMaxBytes)),
+		kgo.Rack(o.RackID),
+	)
+}
+
+// Producer are the options of a client that writes.
+type Producer struct {
+	Idempotent      bool
+	Acks            kgo.Acks
+	Compression     kgo.CompressionCodec
+	Linger          time.Duration
+	MaxMessageBytes int32
+}
+
+// Opts are the options of c's client. Retries and delivery time stay unlimited,
+// so that an outage is waited out in order; the caller bounds what is buffered,
+// so Produce never blocks. A sequence gap fails the records instead of sending
+// them again under a new epoch, and the relay reads back where it stands.
+func (o Producer) Opts(c Conn) []kgo.Opt {
+	opts := append(c.Opts(),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.RequiredAcks(o.Acks),
+		kgo.ProducerBatchCompression(o.Compression),
+		kgo.ProducerLinger(o.Linger),
+		kgo.ProducerBatchMaxBytes(o.MaxMessageBytes),
+		kgo.BrokerMaxWriteBytes(max(100<<20, 2*o.MaxMessageBytes)),
+		kgo.MaxBufferedRecords(math.MaxInt32),
+		kgo.UnknownTopicRetries(-1),
+		kgo.StopProducerOnDataLossDetected(),
+	)
+	if !o.Idempotent {
+		opts = append(opts, kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(1))
+	}
+	return opts
+}
+
+// Dial makes a client with opts; nothing is connected before its first use.
+func Dial(opts []kgo.Opt) (*kgo.Client, error) { return kgo.NewClient(opts...) }
+
+// Admin makes a client for questions and administration.
+func (c Conn) Admin() (*Cluster, error) {
+	cl, err := Dial(append(c.Opts(), kgo.RecordPartitioner(kgo.ManualPartitioner())))
+	if err != nil {
+		return nil, err
+	}
+	return &Cluster{Conn: c, Client: cl, Admin: kadm.NewClient(cl)}, nil
+}
+
+// logger passes the client's own log lines on, far down: what matters of them
+// the relay says itself, once.
+type logger struct{ c Conn }
+
+func (l logger) Level() kgo.LogLevel { return kgo.LogLevelInfo }
+
+func (l logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	if l.c.Logger == nil {
+		return
+	}
+	lg := l.c.Logger.With("cluster", l.c.Name).With(keyvals...)
+	if level <= kgo.LogLevelWarn {
+		lg.Debug(msg)
+		return
+	}
+	lg.Trace(msg)
+}

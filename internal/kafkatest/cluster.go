@@ -1,0 +1,398 @@
+package kafkatest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Cluster is a cluster of real Apache Kafka processes in KRaft mode, on free
+// ports of the loopback interface.
+type Cluster struct {
+	Name    string
+	dir     string
+	nodes   []*node
+	t       testing.TB
+	clients []*kgo.Client
+}
+
+type node struct {
+	cluster *Cluster
+	id      int
+	port    int
+	config  string
+	log     string
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// Options of a Cluster.
+type Options struct {
+	Nodes int               // 1 if 0
+	Props map[string]string // further broker settings
+	Heap  string            // "256m" if empty
+	JIT   bool              // the full compiler, for benchmarks
+}
+
+// Start starts a cluster and waits until it answers. It ends with the test.
+func Start(t testing.TB, name string, o Options) *Cluster {
+	t.Helper()
+	c, err := Launch(name, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.t = t
+	t.Cleanup(func() { c.cleanup(t) })
+	return c
+}
+
+func (c *Cluster) cleanup(t testing.TB) {
+	if t.Failed() {
+		for _, n := range c.nodes {
+			t.Logf("log of %s node %d kept in %s", c.Name, n.id, n.log)
+		}
+		c.Stop()
+		return
+	}
+	c.Stop()
+	_ = os.RemoveAll(c.dir)
+}
+
+// Launch starts a cluster outside a test; the caller stops it and removes
+// Dir.
+func Launch(name string, o Options) (*Cluster, error) {
+	libs, err := Libs()
+	if err != nil {
+		return nil, err
+	}
+	o.Nodes = max(o.Nodes, 1)
+	dir, err := os.MkdirTemp("", "kafka-failover-"+name+"-")
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{Name: name, dir: dir}
+	ports, err := FreePorts(2 * o.Nodes)
+	if err != nil {
+		return nil, err
+	}
+	for i := range o.Nodes {
+		n := &node{cluster: c, id: i + 1, port: ports[2*i]}
+		if err := n.prepare(libs, o, ports); err != nil {
+			return nil, err
+		}
+		c.nodes = append(c.nodes, n)
+	}
+	for _, n := range c.nodes {
+		if err := n.start(libs, o); err != nil {
+			c.Stop()
+			return nil, err
+		}
+	}
+	if err := c.awaitReady(); err != nil {
+		c.Stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Libs is the folder with Kafka's jars. The error says what is missing.
+func Libs() (string, error) {
+	if _, err := exec.LookPath("java"); err != nil {
+		return "", errors.New("java is missing: these tests run real Apache Kafka; install a JRE 17 (apt-get install openjdk-17-jre-headless)")
+	}
+	_, file, _, _ := runtime.Caller(0)
+	libs := filepath.Join(filepath.Dir(file), "..", "..", "resources", "kafka", "libs")
+	if jars, _ := filepath.Glob(filepath.Join(libs, "kafka_2.13-*.jar")); len(jars) == 0 {
+		return "", errors.New("the jars of Apache Kafka are missing: run `make jars`, which needs Maven (apt-get install maven)")
+	}
+	return libs, nil
+}
+
+func (n *node) prepare(libs string, o Options, ports []int) error {
+	dir := filepath.Join(n.cluster.dir, strconv.Itoa(n.id))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	n.config, n.log = filepath.Join(dir, "server.properties"), filepath.Join(dir, "broker.log")
+	if err := os.WriteFile(n.config, []byte(n.properties(o, dir, ports)), 0o600); err != nil {
+		return err
+	}
+	cmd := exec.Command("java", n.java(libs, "kafka.tools.StorageTool", "format", "-t", clusterID(n.cluster.Name, ports[0]), "-c", n.config)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("formatting storage of %s node %d: %w\n%s", n.cluster.Name, n.id, err, out)
+	}
+	return nil
+}
+
+// clusterID is 22 characters of base64url, one per cluster.
+func clusterID(name string, port int) string {
+	clean := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '_'
+	}, name)
+	id := fmt.Sprintf("%.12s_%d_", clean, port)
+	return (id + strings.Repeat("A", 22))[:21] + "Q"
+}
+
+func (n *node) properties(o Options, dir string, ports []int) string {
+	var voters []string
+	for i := range o.Nodes {
+		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", i+1, ports[2*i+1]))
+	}
+	replicas := strconv.Itoa(min(o.Nodes, 3))
+	props := map[string]string{
+		"process.roles":                                               "broker,controller",
+		"node.id":                                                     strconv.Itoa(n.id),
+		"controller.quorum.voters":                                    strings.Join(voters, ","),
+		"listeners":                                                   fmt.Sprintf("PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d", n.port, ports[2*(n.id-1)+1]),
+		"advertised.listeners":                                        fmt.Sprintf("PLAINTEXT://127.0.0.1:%d", n.port),
+		"controller.listener.names":                                   "CONTROLLER",
+		"listener.security.protocol.map":                              "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		"log.dirs":                                                    filepath.Join(dir, "data"),
+		"default.replication.factor":                                  replicas,
+		"offsets.topic.replication.factor":                            replicas,
+		"transaction.state.log.replication.factor":                    replicas,
+		"transaction.state.log.min.isr":                               "1",
+		"share.coordinator.state.topic.replication.factor":            replicas,
+		"share.coordinator.state.topic.min.isr":                       "1",
+		"offsets.topic.num.partitions":                                "1",
+		"transaction.state.log.num.partitions":                        "1",
+		"auto.create.topics.enable":                                   "false",
+		"group.initial.rebalance.delay.ms":                            "0",
+		"broker.session.timeout.ms":                                   "3000",
+		"broker.heartbeat.interval.ms":                                "500",
+		"log.retention.check.interval.ms":                             "500",
+		"log.initial.task.delay.ms":                                   "500",
+		"log.cleaner.backoff.ms":                                      "500",
+		"log.cleaner.dedupe.buffer.size":                              "4194304",
+		"log.segment.delete.delay.ms":                                 "500",
+		"num.recovery.threads.per.data.dir":                           "2",
+		"num.network.threads":                                         "2",
+		"num.io.threads":                                              "4",
+		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+	}
+	for k, v := range o.Props {
+		props[k] = v
+	}
+	lines := make([]string, 0, len(props))
+	for k, v := range props {
+		lines = append(lines, k+"="+v)
+	}
+	sort.Strings(lines)
+	return strings.Join(lines, "\n") + "\n"
+}
+
+func (n *node) java(libs string, args ...string) []string {
+	return append([]string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
+		"-Dlog4j2.configurationFile=" + filepath.Join(libs, "..", "log4j2.yaml"),
+		"-cp", filepath.Join(libs, "*")}, args...)
+}
+
+func (n *node) start(libs string, o Options) error {
+	args := n.java(libs, "kafka.Kafka", n.config)
+	if o.JIT {
+		args = append([]string{}, args[0], "-XX:TieredStopAtLevel=4")
+		args = append(args, n.java(libs, "kafka.Kafka", n.config)[2:]...)
+	}
+	heap := o.Heap
+	if heap == "" {
+		heap = "256m"
+	}
+	return n.run(append([]string{"-Xmx" + heap, "-Xms" + heap}, args...))
+}
+
+func (n *node) run(args []string) error {
+	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command("java", args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := StartProcess(cmd); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cmd, n.done = cmd, done
+	return nil
+}
+
+func (n *node) signal(s os.Signal) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_ = n.cmd.Process.Signal(s)
+}
+
+func (n *node) wait() {
+	n.mu.Lock()
+	done := n.done
+	n.mu.Unlock()
+	<-done
+}
+
+const readyTimeout = 60 * time.Second
+
+// awaitReady waits until every node answers with all brokers in its metadata.
+func (c *Cluster) awaitReady() error {
+	for _, n := range c.nodes {
+		if err := n.awaitReady(len(c.nodes)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *node) awaitReady(brokers int) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(n.addr()))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	deadline := time.Now().Add(readyTimeout)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		m, err := kadm.NewClient(cl).BrokerMetadata(ctx)
+		cancel()
+		if err == nil && len(m.Brokers) >= brokers && m.Controller >= 0 {
+			return nil
+		}
+		select {
+		case <-n.done:
+			out, _ := os.ReadFile(n.log)
+			return fmt.Errorf("%s node %d ended while starting:\n%s", n.cluster.Name, n.id, tail(out))
+		default:
+		}
+		if time.Now().After(deadline) {
+			out, _ := os.ReadFile(n.log)
+			return fmt.Errorf("%s node %d does not answer after %s (%v):\n%s", n.cluster.Name, n.id, readyTimeout, err, tail(out))
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func tail(b []byte) []byte { return b[max(0, len(b)-4000):] }
+
+func (n *node) addr() string { return fmt.Sprintf("127.0.0.1:%d", n.port) }
+
+// Brokers are the addresses of all nodes.
+func (c *Cluster) Brokers() []string {
+	out := make([]string, len(c.nodes))
+	for i, n := range c.nodes {
+		out[i] = n.addr()
+	}
+	return out
+}
+
+// Kill ends node i with SIGKILL and waits until it is gone.
+func (c *Cluster) Kill(i int) {
+	c.nodes[i].signal(syscall.SIGKILL)
+	c.nodes[i].wait()
+}
+
+// Pause stops node i (SIGSTOP): it holds its connections and says nothing.
+func (c *Cluster) Pause(i int) { c.nodes[i].signal(syscall.SIGSTOP) }
+
+// Resume lets a paused node go on.
+func (c *Cluster) Resume(i int) { c.nodes[i].signal(syscall.SIGCONT) }
+
+// Restart starts a killed node with the data it has, and waits until it
+// answers.
+func (c *Cluster) Restart(i int) error {
+	n := c.nodes[i]
+	n.mu.Lock()
+	args := n.cmd.Args[1:]
+	n.mu.Unlock()
+	if err := n.run(args); err != nil {
+		return err
+	}
+	return n.awaitReady(1)
+}
+
+// Stop kills all nodes.
+func (c *Cluster) Stop() {
+	for _, cl := range c.clients {
+		cl.Close()
+	}
+	c.clients = nil
+	for _, n := range c.nodes {
+		if n.cmd != nil {
+			n.signal(syscall.SIGKILL)
+			n.wait()
+		}
+	}
+}
+
+// Remove deletes the cluster's data after Stop.
+func (c *Cluster) Remove() { _ = os.RemoveAll(c.dir) }
+
+// Client returns a new client of the cluster, closed with it.
+func (c *Cluster) Client(t testing.TB, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(c.Brokers()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(50 * time.Millisecond)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+// Admin returns an admin client of the cluster, closed with the test.
+func (c *Cluster) Admin(t testing.TB) *kadm.Client { return kadm.NewClient(c.Client(t)) }
+
+// AwaitTopic waits until every node knows the topic with all its leaders.
+func (c *Cluster) AwaitTopic(t testing.TB, topic string) {
+	t.Helper()
+	for _, n := range c.nodes {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(n.addr()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(readyTimeout)
+		for !known(kadm.NewClient(cl), topic) {
+			if time.Now().After(deadline) {
+				t.Fatalf("topic %s is not known to %s node %d", topic, c.Name, n.id)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		cl.Close()
+	}
+}
+
+func known(adm *kadm.Client, topic string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	m, err := adm.Metadata(ctx, topic)
+	if err != nil || m.Topics[topic].Err != nil || len(m.Topics[topic].Partitions) == 0 {
+		return false
+	}
+	for _, p := range m.Topics[topic].Partitions {
+		if p.Leader < 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,247 @@
+package record
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Metadata that the input sets with `metadata: standard`, as Connect's Kafka
+// inputs name it.
+const (
+	MetaKey       = "kafka_key"
+	MetaTopic     = "kafka_topic"
+	MetaPartition = "kafka_partition"
+	MetaOffset    = "kafka_offset"
+	MetaTimestamp = "kafka_timestamp_ms"
+	MetaTombstone = "kafka_tombstone_message"
+	MetaSource    = "kafka_source"
+	// MetaOrigin carries the *Source of a message through the pipeline. It is
+	// immutable metadata, which survives mapping, split, unarchive and branch;
+	// message contexts do not: they shift when a batch is filtered.
+	MetaOrigin = "kafka_failover_origin"
+)
+
+// reserved names never stand for a record header.
+var reserved = map[string]bool{
+	MetaKey: true, MetaTopic: true, MetaPartition: true, MetaOffset: true,
+	MetaTimestamp: true, MetaTombstone: true, MetaSource: true, MetaOrigin: true,
+}
+
+// Source is the source record of a message, and the place it has in the order
+// of reading: the number of its batch's ticket.
+type Source struct {
+	Record *kgo.Record
+	Span   int // index of its run of offsets within the batch's ticket
+	Ticket uint64
+}
+
+// Copy returns the receiver: a source record is never changed.
+func (s *Source) Copy() any { return s }
+
+// MarshalJSON lets a pipeline that prints all metadata print this too.
+func (s *Source) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]any{"topic": s.Record.Topic, "partition": s.Record.Partition, "offset": s.Record.Offset})
+}
+
+// SourceOf returns what a message was made from; nil for a message that no
+// kafka_failover input made, or whose metadata a processor deleted as a whole.
+func SourceOf(m *service.Message) *Source {
+	v, ok := m.MetaGetImmut(MetaOrigin)
+	if !ok {
+		return nil
+	}
+	s, _ := v.(*Source)
+	return s
+}
+
+// NewMessage makes the message of one source record. With standard set, it
+// carries the metadata that Connect's users know.
+func NewMessage(ctx context.Context, s *Source, standard bool, sourceName string) *service.Message {
+	r := s.Record
+	m := service.NewMessageWithContext(ctx, r.Value)
+	if standard {
+		for _, h := range r.Headers { // of several of one name the last one counts
+			if !reserved[h.Key] {
+				m.MetaSetMut(h.Key, headerMeta(h))
+			}
+		}
+		m.MetaSetMut(MetaKey, r.Key)
+		m.MetaSetMut(MetaTopic, r.Topic)
+		m.MetaSetMut(MetaPartition, int(r.Partition))
+		m.MetaSetMut(MetaOffset, int(r.Offset))
+		m.MetaSetMut(MetaTimestamp, r.Timestamp.UnixMilli())
+		m.MetaSetMut(MetaTombstone, r.Value == nil)
+		m.MetaSetMut(MetaSource, sourceName)
+	}
+	m.MetaSetImmut(MetaOrigin, s)
+	return m
+}
+
+// headerMeta is the metadata value of a header, as Connect's inputs set it.
+func headerMeta(h kgo.RecordHeader) any {
+	if h.Value == nil {
+		return nil
+	}
+	return string(h.Value)
+}
+
+func firstOfName(hs []kgo.RecordHeader, i int) bool {
+	for _, h := range hs[:i] {
+		if h.Key == hs[i].Key {
+			return false
+		}
+	}
+	return true
+}
+
+// Rules say what of a changed message reaches the target record.
+type Rules struct {
+	// Standard: the input set standard metadata, so a missing entry means that
+	// the pipeline deleted it.
+	Standard bool
+	// Extra selects other metadata to write as headers.
+	Extra *service.MetadataFilter
+	// TimestampHeader, if set, gets the source timestamp in nanoseconds, 8
+	// bytes big-endian, as kaf-relay's _t.
+	TimestampHeader string
+}
+
+// Fill makes dst the target record of m: value, timestamp, key and headers of
+// the source record, each as far as the pipeline left it alone. Topic,
+// partition and the origin header are the caller's. It appends to headers and
+// returns the grown slice, so that one backing array serves a whole batch.
+func (ru Rules) Fill(dst *kgo.Record, m *service.Message, src *kgo.Record, headers []kgo.RecordHeader) ([]kgo.RecordHeader, error) {
+	value, err := m.AsBytes()
+	if err != nil {
+		return headers, err
+	}
+	switch {
+	case len(value) > 0:
+		dst.Value = value
+	case src.Value != nil:
+		dst.Value = []byte{} // empty is not a tombstone
+	}
+	dst.Timestamp = src.Timestamp
+	dst.Key = ru.key(m, src.Key)
+
+	start := len(headers)
+	for i, h := range src.Headers {
+		headers = ru.appendHeader(headers, m, src.Headers, i, h)
+	}
+	headers = ru.appendExtra(headers, m, src.Headers)
+	if ru.TimestampHeader != "" {
+		headers = append(headers, kgo.RecordHeader{Key: ru.TimestampHeader, Value: nanos(src.Timestamp.UnixNano())})
+	}
+	dst.Headers = headers[start:len(headers):len(headers)]
+	return headers, nil
+}
+
+func (ru Rules) key(m *service.Message, was []byte) []byte {
+	v, ok := m.MetaGetImmut(MetaKey)
+	if !ok {
+		if ru.Standard {
+			return nil // deleted
+		}
+		return was
+	}
+	now := metaBytes(v)
+	if string(now) == string(was) {
+		return was
+	}
+	return now
+}
+
+func (ru Rules) appendHeader(out []kgo.RecordHeader, m *service.Message, all []kgo.RecordHeader, i int, h kgo.RecordHeader) []kgo.RecordHeader {
+	if reserved[h.Key] {
+		return append(out, h)
+	}
+	v, ok := m.MetaGetImmut(h.Key)
+	if !ok {
+		if ru.Standard {
+			return out // deleted
+		}
+		return append(out, h)
+	}
+	if ru.Standard && sameMeta(v, all, i) {
+		return append(out, h)
+	}
+	if !firstOfName(all, i) {
+		return out
+	}
+	return appendMeta(out, h.Key, v)
+}
+
+// sameMeta tells whether v is still what NewMessage set for the name at i.
+func sameMeta(v any, all []kgo.RecordHeader, i int) bool {
+	last := all[i]
+	for _, h := range all[i+1:] {
+		if h.Key == last.Key {
+			last = h
+		}
+	}
+	if s, ok := v.(string); ok {
+		return last.Value != nil && s == string(last.Value)
+	}
+	return v == nil && last.Value == nil
+}
+
+// appendMeta writes one metadata entry as a header, a list as one header each.
+func appendMeta(out []kgo.RecordHeader, name string, v any) []kgo.RecordHeader {
+	if list, ok := v.([]any); ok {
+		for _, x := range list {
+			out = append(out, kgo.RecordHeader{Key: name, Value: metaBytes(x)})
+		}
+		return out
+	}
+	return append(out, kgo.RecordHeader{Key: name, Value: metaBytes(v)})
+}
+
+// ExtraHeaders are the headers of a message that was made from no record.
+func (ru Rules) ExtraHeaders(m *service.Message) []kgo.RecordHeader {
+	return ru.appendExtra(nil, m, nil)
+}
+
+func (ru Rules) appendExtra(out []kgo.RecordHeader, m *service.Message, was []kgo.RecordHeader) []kgo.RecordHeader {
+	if ru.Extra == nil || ru.Extra.IsEmpty() {
+		return out
+	}
+	start := len(out)
+	_ = ru.Extra.WalkMut(m, func(name string, v any) error {
+		isHeader := slices.ContainsFunc(was, func(h kgo.RecordHeader) bool { return h.Key == name })
+		if !reserved[name] && !isHeader {
+			out = appendMeta(out, name, v)
+		}
+		return nil
+	})
+	slices.SortStableFunc(out[start:], func(a, b kgo.RecordHeader) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+func metaBytes(v any) []byte {
+	switch x := v.(type) {
+	case []byte:
+		return x
+	case string:
+		return []byte(x)
+	case nil:
+		return nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+func nanos(n int64) []byte {
+	b := make([]byte, 8)
+	for i := range b {
+		b[i] = byte(uint64(n) >> (56 - 8*i))
+	}
+	return b
+}

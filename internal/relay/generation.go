@@ -1,0 +1,313 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kafka-failover/kafka-failover/internal/position"
+)
+
+// MaxBatches is how many batches Benthos may hold unacknowledged. The window
+// proper is counted in bytes; this bound is what the output tells Benthos, so
+// that many small polls do not starve it.
+const MaxBatches = 1024
+
+// ErrBroken is what tickets of a generation get once a write of it has failed:
+// the generation ends and the next one starts from where the target stands.
+var ErrBroken = errors.New("an earlier write failed, and the relay goes on from where the target stands")
+
+// Generation is the time between two recoveries: one producer, one sequence of
+// tickets, one set of positions.
+type Generation struct {
+	RelayID      string
+	OriginHeader string
+	// Strict: every record must land at its own offset (resume: watermark).
+	Strict bool
+	// Standard: the input sets standard metadata on every message.
+	Standard bool
+	Parts    []Part
+	Slots    []position.TP
+
+	seat        *Seat
+	target      Target
+	exit        bool
+	windowBytes int
+
+	mu          sync.Mutex
+	changed     chan struct{} // closed and replaced at each change somebody waits for
+	tracker     *position.Tracker
+	issued      uint64 // tickets issued so far; the next one gets this number
+	turn        uint64 // whose turn it is to hand over
+	passed      map[uint64]struct{}
+	waiters     map[uint64]chan struct{}
+	prev        []int64 // per part: the offset handed over last
+	outstanding int     // tickets not acknowledged
+	held        int     // their bytes
+	sinceMark   int     // bytes acknowledged since the last marks
+	handed      time.Time
+	blocks      int64
+	broken      error
+	down        error // the target does not answer; nothing is lost by it
+	trouble     chan struct{}
+	kick        chan struct{}
+	acked       int64
+}
+
+// Plan is what a Generation starts from.
+type Plan struct {
+	Standing    *Standing
+	Starts      []position.PartStart
+	WindowBytes int
+	Strict      bool
+	Standard    bool
+	// Exit: a fatal stop ends the process with code 1.
+	Exit bool
+}
+
+// NewGeneration makes a generation; target.Begin must follow.
+func NewGeneration(seat *Seat, target Target, p Plan) *Generation {
+	g := &Generation{
+		RelayID:      p.Standing.RelayID,
+		OriginHeader: p.Standing.OriginHeader,
+		Strict:       p.Strict,
+		Standard:     p.Standard,
+		Slots:        p.Standing.Slots,
+		seat:         seat,
+		target:       target,
+		exit:         p.Exit,
+		windowBytes:  p.WindowBytes,
+		changed:      make(chan struct{}),
+		tracker:      position.NewTracker(p.Starts, p.Standing.Ends),
+		passed:       map[uint64]struct{}{},
+		waiters:      map[uint64]chan struct{}{},
+		trouble:      make(chan struct{}),
+		kick:         make(chan struct{}, 1),
+	}
+	for i, ps := range p.Standing.Parts {
+		g.Parts = append(g.Parts, ps.Part)
+		g.prev = append(g.prev, p.Starts[i].Next-1)
+	}
+	return g
+}
+
+// waitFor blocks until cond, called under the lock, is true or ctx ends.
+func (g *Generation) waitFor(ctx context.Context, cond func() bool) error {
+	for {
+		g.mu.Lock()
+		if cond() {
+			g.mu.Unlock()
+			return nil
+		}
+		changed := g.changed
+		g.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// wake must be called under the lock.
+func (g *Generation) wake() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// Span is a run of offsets of one part that goes into a ticket: everything
+// from where the part was read last up to Next.
+type Span struct {
+	Part int
+	Next int64
+	Pair position.Pair // of its last record
+}
+
+// Issue gives out the next ticket once the window has room for bytes more. It
+// returns ErrBroken, or what makes the target unreachable, instead of waiting
+// longer than either.
+func (g *Generation) Issue(ctx context.Context, bytes int, spans []Span) (*Ticket, error) {
+	var bad error
+	blocked := false
+	err := g.waitFor(ctx, func() bool {
+		if bad = g.bad(); bad != nil {
+			return true
+		}
+		room := g.outstanding == 0 || (g.held+bytes <= g.windowBytes && g.outstanding < MaxBatches)
+		if !room && !blocked {
+			blocked = true
+			g.blocks++
+		}
+		return room
+	})
+	if err = errors.Join(err, bad); err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := &Ticket{gen: g, number: g.issued, bytes: bytes, spans: spans, entries: make([]*position.Entry, len(spans))}
+	for i, s := range spans {
+		t.entries[i] = g.tracker.Read(s.Part, s.Next, &s.Pair)
+	}
+	g.issued++
+	g.outstanding++
+	g.held += bytes
+	return t, nil
+}
+
+// Skip moves part over a stretch that holds no records.
+func (g *Generation) Skip(part int, next int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.tracker.Skip(part, next)
+}
+
+// Break ends the generation: no further ticket is handed over. What is under
+// way ends by itself. The first reason stays.
+func (g *Generation) Break(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.broken != nil {
+		return
+	}
+	g.broken = err
+	for n, c := range g.waiters {
+		delete(g.waiters, n)
+		close(c)
+	}
+	g.markTrouble()
+	g.wake()
+}
+
+// Fatal breaks the generation and stops the relay for good.
+func (g *Generation) Fatal(err error) {
+	g.seat.Fail(err, g.exit)
+	g.Break(err)
+}
+
+// SetDown says that the target does not answer, or with nil that it does
+// again. The relay is unready meanwhile; nothing else changes.
+func (g *Generation) SetDown(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if (g.down == nil) == (err == nil) {
+		return
+	}
+	g.down = err
+	if err != nil {
+		g.markTrouble()
+	} else if g.broken == nil {
+		g.trouble = make(chan struct{})
+	}
+	g.wake()
+}
+
+func (g *Generation) markTrouble() {
+	select {
+	case <-g.trouble:
+	default:
+		close(g.trouble)
+	}
+}
+
+func (g *Generation) bad() error {
+	if g.broken != nil {
+		return ErrBroken
+	}
+	return g.down
+}
+
+// Trouble is closed when the generation breaks or the target stops answering.
+func (g *Generation) Trouble() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.trouble
+}
+
+// Broken is why the generation ended, or nil.
+func (g *Generation) Broken() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.broken
+}
+
+// Down is why the target counts as unreachable, or nil.
+func (g *Generation) Down() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.down
+}
+
+// AwaitUp waits until the target answers again, or the generation breaks.
+func (g *Generation) AwaitUp(ctx context.Context) error {
+	return g.waitFor(ctx, func() bool { return g.down == nil || g.broken != nil })
+}
+
+// Acked is how many tickets were acknowledged: without any, the next attempt
+// should not come at once.
+func (g *Generation) Acked() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.acked
+}
+
+// Blocks is how often a full window has held the input back.
+func (g *Generation) Blocks() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.blocks
+}
+
+// Drained waits until every ticket is acknowledged or refused.
+func (g *Generation) Drained(ctx context.Context) error {
+	return g.waitFor(ctx, func() bool { return g.outstanding == 0 })
+}
+
+// DrainedOrTrouble waits for the same, but not beyond any trouble.
+func (g *Generation) DrainedOrTrouble(ctx context.Context) (bool, error) {
+	ok := false
+	err := g.waitFor(ctx, func() bool {
+		ok = g.outstanding == 0 && g.broken == nil
+		return ok || g.bad() != nil
+	})
+	return ok, err
+}
+
+// Statements returns what new marks may say, for the parts whose position has
+// moved; all of them says so for every part.
+func (g *Generation) Statements(all bool) []position.Statement {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sinceMark = 0
+	if !all {
+		return g.tracker.Changed()
+	}
+	g.tracker.Changed()
+	out := make([]position.Statement, len(g.Parts))
+	for i := range g.Parts {
+		out[i] = g.tracker.State(i)
+	}
+	return out
+}
+
+// MarkDue is signalled when so many bytes were acknowledged since the last
+// marks that new ones should not wait for the clock.
+func (g *Generation) MarkDue() <-chan struct{} { return g.kick }
+
+// Stalled returns how long ago the oldest hand-over that is not acknowledged
+// made its last progress; 0 if nothing is under way.
+func (g *Generation) Stalled(now time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.handed.IsZero() || g.outstanding == 0 {
+		return 0
+	}
+	return now.Sub(g.handed)
+}
+
+// errSecondOutput explains a ticket that reached the wrong output.
+func errSecondOutput(component string) error {
+	return fmt.Errorf("two kafka_failover outputs share one relay, and a batch reached %s, which is not the one its input asked: give each pair of input and output a `relay` name of its own", component)
+}

@@ -1,0 +1,80 @@
+package relay
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kafka-failover/kafka-failover/internal/position"
+)
+
+// Target is what an input asks of the output it is paired with. All calls come
+// from the input's Connect, one at a time; each is safe to repeat after an
+// error. An error that is a *position.Stop is final.
+type Target interface {
+	// Stand ends what is left of the last generation's producer and tells,
+	// for every source partition asked for, what the target holds of it.
+	Stand(ctx context.Context, q Query) (*Standing, error)
+	// LastRecord returns the last record that a committed reader sees in a
+	// target partition, nil if there is none.
+	LastRecord(ctx context.Context, tp position.TP) (*kgo.Record, error)
+	// Explain completes an error that asks to remove marks, of these keys, by
+	// the command that does it.
+	Explain(err error, keys []position.Key) error
+	// Begin writes the first marks of a generation and returns once they are
+	// acknowledged: a target partition gets records only when an acknowledged
+	// mark names it. From then on the output takes that generation's tickets.
+	Begin(ctx context.Context, g *Generation) error
+}
+
+// Query is the question: where does the target stand for these topics?
+type Query struct {
+	// ClusterID of the source, to refuse a source that is the target.
+	ClusterID string
+	Topics    []SourceTopic
+	Resume    position.Resume
+}
+
+// SourceTopic is a source topic as its cluster describes it.
+type SourceTopic struct {
+	Route      Route
+	TopicID    string
+	Partitions int32
+}
+
+// Standing is the answer.
+type Standing struct {
+	RelayID string
+	// OriginHeader is the header's name, empty if none is written.
+	OriginHeader string
+	// MaxInFlight times the input's batch_max_bytes is the window.
+	MaxInFlight int
+	// Slots are the target partitions, and Ends their high watermarks, that
+	// the parts refer to by index.
+	Slots []position.TP
+	Ends  []int64
+	Parts []PartStanding
+}
+
+// PartStanding is what the target holds of one source partition.
+type PartStanding struct {
+	Part     Part
+	Evidence position.Evidence
+}
+
+// Part is one source partition and the target partitions it feeds.
+type Part struct {
+	Source position.TP
+	Route  Route
+	// FirstSlot and Slots give the range of target partitions: one for a route
+	// that keeps or fixes the partition, all of the topic's for one by key.
+	FirstSlot, Slots int
+	// Sources are the clusters it was read from, the present one last.
+	Sources       []position.SourceID
+	TargetTopicID string
+}
+
+// Key is the key of the part's mark.
+func (p Part) Key(relayID string) position.Key {
+	return position.Key{RelayID: relayID, Source: p.Source, Target: p.Route.Target}
+}

@@ -1,0 +1,241 @@
+package output
+
+import (
+	"fmt"
+
+	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/record"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
+)
+
+// prepared is a batch made ready outside its turn: its records with everything
+// but what depends on the batches before it.
+type prepared struct {
+	ticket  *relay.Ticket
+	records []kgo.Record
+	sources []*record.Source // of each record
+	touch   []int32          // of each record: index into touches
+	touches []relay.Touch
+	// first holds, per span, the index of the record whose predecessor is in
+	// an earlier batch, -1 if the span has none; last its last source offset.
+	first   []int
+	last    []int64
+	dropped int
+}
+
+// fromTurn marks a predecessor that only the turn knows.
+const fromTurn = -2
+
+// badMessage is a message that must not be relayed as it is: a processor
+// failed on it, or it can never be written.
+type badMessage struct {
+	source *record.Source
+	err    error
+}
+
+func (b *badMessage) Error() string {
+	return fmt.Sprintf("source record %s offset %d: %v", tpOf(b.source), b.source.Record.Offset, b.err)
+}
+
+func (b *badMessage) Unwrap() error { return b.err }
+
+func tpOf(s *record.Source) position.TP {
+	return position.TP{Topic: s.Record.Topic, Partition: s.Record.Partition}
+}
+
+// prepare converts a batch. A *badMessage asks for on_error; any other error
+// means that the pipeline lost what ties messages to their source records.
+func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepared, error) {
+	p := &prepared{ticket: t, first: make([]int, len(t.Spans())), last: make([]int64, len(t.Spans()))}
+	for i := range p.first {
+		p.first[i], p.last[i] = -1, -1
+	}
+	kept := batch[:0:len(batch)]
+	headers := 0
+	p.sources = make([]*record.Source, 0, len(batch))
+	for _, m := range batch {
+		src, err := s.sourceOf(t, m)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.refuses(t, m, src); err != nil {
+			bad := &badMessage{src, err}
+			if !s.out.conf.dropOnError {
+				return nil, bad
+			}
+			s.out.noteDropped(bad)
+			p.dropped++
+			continue
+		}
+		kept = append(kept, m)
+		p.sources = append(p.sources, src)
+		headers += len(src.Record.Headers) + 2
+	}
+	prevs, err := p.link()
+	if err != nil {
+		return nil, err
+	}
+	return p, s.fill(p, kept, prevs, headers)
+}
+
+func (s *session) sourceOf(t *relay.Ticket, m *service.Message) (*record.Source, error) {
+	src := record.SourceOf(m)
+	if src == nil {
+		return nil, fmt.Errorf("a message reached %s without its origin: a processor deleted all metadata (`meta = deleted()`) or made a new message; keep the metadata %s", s.out.name, record.MetaOrigin)
+	}
+	if src.Ticket != t.Number() || src.Span >= len(t.Spans()) {
+		return nil, fmt.Errorf("messages of several batches reached %s as one (source record %s offset %d among them): something merges batches (output batching, a buffer, group_by over batches); remove it, since order cannot be kept across it", s.out.name, tpOf(src), src.Record.Offset)
+	}
+	return src, nil
+}
+
+// refuses tells why a message must not be written.
+func (s *session) refuses(t *relay.Ticket, m *service.Message, src *record.Source) error {
+	if err := m.GetError(); err != nil {
+		return fmt.Errorf("a processor failed on it: %w", err)
+	}
+	// The value alone is a lower bound; the producer checks exactly.
+	if b, err := m.AsBytes(); err != nil {
+		return err
+	} else if len(b) > int(s.out.conf.producer.MaxMessageBytes) {
+		return fmt.Errorf("its value has %d bytes and max_message_bytes is %d; raise max_message_bytes, and max.message.bytes of target topic %q", len(b), s.out.conf.producer.MaxMessageBytes, s.part(t, src).Route.Target)
+	}
+	return nil
+}
+
+func (s *session) part(t *relay.Ticket, src *record.Source) *relay.Part {
+	return &s.gen.Parts[t.Spans()[src.Span].Part]
+}
+
+// link finds each record's predecessor within the batch: the record of the same
+// source partition before it. Pieces of one record carry their own offset.
+func (p *prepared) link() ([]int64, error) {
+	prevs := make([]int64, len(p.sources))
+	lastAt := make([]int, len(p.first))
+	for i, src := range p.sources {
+		off, span := src.Record.Offset, src.Span
+		switch last := p.last[span]; {
+		case p.first[span] < 0:
+			p.first[span], prevs[i] = i, fromTurn
+		case off == last:
+			prevs[i], prevs[lastAt[span]] = off, off
+		case off < last:
+			return nil, fmt.Errorf("messages of source partition %s left the pipeline out of order, offset %d behind %d: remove the processor that reorders a batch (sort, group_by, parallel branches)", tpOf(src), off, last)
+		default:
+			prevs[i] = last
+		}
+		p.last[span], lastAt[span] = off, i
+	}
+	return prevs, nil
+}
+
+// fill builds the records, with one backing array for all headers.
+func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, headers int) error {
+	n := len(batch)
+	p.records, p.touch = make([]kgo.Record, n), make([]int32, n)
+	hs := make([]kgo.RecordHeader, 0, headers)
+	var prefix []byte
+	var origins []byte
+	var prevSource *record.Source
+	touches := touchIndex{p: p}
+	for i, m := range batch {
+		src := p.sources[i]
+		part := s.part(p.ticket, src)
+		r := &p.records[i]
+		var err error
+		if hs, err = s.rules.Fill(r, m, src.Record, hs); err != nil {
+			return &badMessage{src, err}
+		}
+		if s.gen.OriginHeader != "" {
+			if prevSource == nil || prevSource.Span != src.Span {
+				prefix = record.AppendPrefix(prefix[:0], s.gen.RelayID, part.Source.Topic, part.Source.Partition)
+				if origins == nil {
+					origins = make([]byte, 0, n*(len(prefix)+24))
+				}
+			}
+			prevSource = src
+			var value []byte
+			if prevs[i] != fromTurn {
+				start := len(origins)
+				origins = append(origins, prefix...)
+				origins = record.AppendOffsets(origins, src.Record.Offset, prevs[i])
+				value = origins[start:len(origins):len(origins)]
+			}
+			hs, r.Headers = appendOwn(hs, r.Headers, kgo.RecordHeader{Key: s.gen.OriginHeader, Value: value})
+		}
+		slot := part.FirstSlot
+		if part.Route.Mode == relay.ByKey {
+			slot += s.byKey(r, src, part.Slots)
+		}
+		r.Topic, r.Partition = s.gen.Slots[slot].Topic, s.gen.Slots[slot].Partition
+		p.touch[i] = touches.of(src.Span, slot)
+	}
+	for span, i := range p.first {
+		if i >= 0 && prevs[i] != fromTurn {
+			p.first[span] = -1 // its pieces name themselves
+		}
+	}
+	return nil
+}
+
+// appendOwn appends h to one record's headers, which are the tail of all.
+func appendOwn(all, own []kgo.RecordHeader, h kgo.RecordHeader) ([]kgo.RecordHeader, []kgo.RecordHeader) {
+	n := len(own)
+	all = append(all, h)
+	return all, all[len(all)-n-1 : len(all) : len(all)]
+}
+
+// byKey is the partition Kafka's default partitioner chooses for a key. Without
+// one, the source partition decides, so that its order stays.
+func (s *session) byKey(r *kgo.Record, src *record.Source, n int) int {
+	if r.Key == nil {
+		return int(src.Record.Partition) % n
+	}
+	return s.hasher.Partition(r, n)
+}
+
+// touchIndex finds the index of a (span, slot) pair, the last one at once.
+type touchIndex struct {
+	p    *prepared
+	last int32
+	more map[relay.Touch]int32
+}
+
+func (x *touchIndex) of(span, slot int) int32 {
+	t := relay.Touch{Span: span, Slot: slot}
+	if ts := x.p.touches; len(ts) > 0 && ts[x.last] == t {
+		return x.last
+	}
+	if i, ok := x.more[t]; ok {
+		x.last = i
+		return i
+	}
+	if x.more == nil {
+		x.more = map[relay.Touch]int32{}
+	}
+	x.last = int32(len(x.p.touches))
+	x.more[t] = x.last
+	x.p.touches = append(x.p.touches, t)
+	return x.last
+}
+
+// finish, within the turn, fills in what depended on the batches before.
+func (p *prepared) finish(g *relay.Generation) {
+	for span, last := range p.last {
+		if last < 0 {
+			continue
+		}
+		prev := p.ticket.Prev(span, last)
+		i := p.first[span]
+		if i < 0 || g.OriginHeader == "" {
+			continue
+		}
+		r := &p.records[i]
+		part := g.Parts[p.ticket.Spans()[span].Part]
+		v := record.AppendPrefix(nil, g.RelayID, part.Source.Topic, part.Source.Partition)
+		r.Headers[len(r.Headers)-1].Value = record.AppendOffsets(v, p.sources[i].Record.Offset, prev)
+	}
+}

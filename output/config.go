@@ -1,0 +1,198 @@
+// Package output is the kafka_failover output: it writes relayed batches in the
+// order in which their records were read, remembers on the target how far it
+// has come, and answers the input's one question, where the target stands.
+package output
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/record"
+)
+
+const (
+	fieldSeedBrokers     = "seed_brokers"
+	fieldClientID        = "client_id"
+	fieldRelay           = "relay"
+	fieldDelivery        = "delivery"
+	fieldRelayID         = "relay_id"
+	fieldProgressTopic   = "progress_topic"
+	fieldTopic           = "topic"
+	fieldKey             = "key"
+	fieldPartition       = "partition"
+	fieldAcks            = "acks"
+	fieldIdempotent      = "idempotent_write"
+	fieldCompression     = "compression"
+	fieldLinger          = "linger"
+	fieldMaxMessageBytes = "max_message_bytes"
+	fieldMaxBuffered     = "max_buffered_records"
+	fieldMaxInFlight     = "max_in_flight"
+	fieldMetadataMaxAge  = "metadata_max_age"
+	fieldConnIdleTimeout = "conn_idle_timeout"
+	fieldReplication     = "replication_factor"
+	fieldOriginHeader    = "origin_header"
+	fieldTimestampHeader = "timestamp_header"
+	fieldHeaderMetadata  = "header_metadata"
+	fieldOnError         = "on_error"
+)
+
+// Spec is the configuration of the output.
+func Spec() *service.ConfigSpec {
+	return service.NewConfigSpec().
+		Categories("Services").
+		Summary("Writes what a `kafka_failover` input reads to one target Kafka cluster: in order, pipelined, resumed exactly where the target stands.").
+		Description(`
+Batches of a kafka_failover input are written in the order in which their records were read, whatever `+"`pipeline.threads`"+` is, with several batches under way. How far the target has come is kept in a small compacted topic on the target itself (`+"`progress_topic`"+`) and in a header of each record (`+"`origin_header`"+`), so nothing needs to be stored beside the relay.
+
+Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and `partition`"+` interpolated.`).
+		Fields(
+			service.NewStringListField(fieldSeedBrokers).
+				Description("Brokers of the target cluster to connect to first. An item may hold several, separated by commas. Kafka: bootstrap.servers.").
+				Example([]string{"target-a:9092", "target-b:9092"}),
+			service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
+				Description("How the relay names itself to brokers. Kafka: client.id."),
+			service.NewStringField(fieldRelay).Default("").Advanced().
+				Description("Pairs this output with the input of the same `relay`, where a stream has several pairs. Empty: the input of this stream."),
+			service.NewStringEnumField(fieldDelivery, "at_least_once").Default("at_least_once").
+				Description("`at_least_once`: nothing is lost; a killed or failed write may repeat up to one window of records, in their order."),
+			service.NewStringField(fieldRelayID).Default("").
+				Description("Names this relay in marks and headers: letters, digits, '.', '_' and '-', at most 128. Empty: the target's cluster ID. Two relays into one cluster that share topics each need their own."),
+			service.NewStringField(fieldProgressTopic).Default("kafka_failover_progress").Advanced().
+				Description("Topic of the target that keeps the marks: 1 partition, cleanup.policy=compact, segment.bytes=16777216. Created if missing."),
+			service.NewInterpolatedStringField(fieldTopic).Default("").
+				Description("Topic for messages that no kafka_failover input made. Relayed ones go where the input's `topics` says, and refuse this field."),
+			service.NewInterpolatedStringField(fieldKey).Default("").
+				Description("Record key for messages that no kafka_failover input made. Empty: no key."),
+			service.NewInterpolatedStringField(fieldPartition).Default("").Advanced().
+				Description("Partition number for messages that no kafka_failover input made. Empty: by key, as Kafka's default partitioner does."),
+			service.NewStringEnumField(fieldAcks, "all", "leader", "none").Default("all").Advanced().
+				Description("Whose acknowledgement counts as written. Kafka: acks. `leader` and `none` need `idempotent_write: false` and give up the promise that nothing is lost."),
+			service.NewBoolField(fieldIdempotent).Default(true).Advanced().
+				Description("Write idempotently. Kafka: enable.idempotence. false gives up the promise that order is kept and nothing is written twice by retries."),
+			service.NewStringEnumField(fieldCompression, "snappy", "none", "gzip", "lz4", "zstd").Default("snappy").
+				Description("Compression of record batches. Kafka: compression.type."),
+			service.NewDurationField(fieldLinger).Default("0s").Advanced().
+				Description("How long a record batch waits for more records before it is sent. Kafka: linger.ms."),
+			service.NewStringField(fieldMaxMessageBytes).Default("1MiB").Advanced().
+				Description("Largest record batch to send, before compression, `origin_header` included; at most the target topic's max.message.bytes. Kafka: max.request.size."),
+			service.NewIntField(fieldMaxBuffered).Default(100_000).Advanced().
+				Description("Most records handed to the producer and not yet acknowledged."),
+			service.NewIntField(fieldMaxInFlight).Default(16).Advanced().
+				Description("Times the input's `batch_max_bytes`, this is the window: the most bytes read and not yet acknowledged."),
+			service.NewDurationField(fieldMetadataMaxAge).Default("30s").Advanced().
+				Description("Age at which topic metadata is asked for again. Kafka: metadata.max.age.ms."),
+			service.NewDurationField(fieldConnIdleTimeout).Default("20s").Advanced().
+				Description("Idle time after which a connection is closed. Kafka: connections.max.idle.ms."),
+			service.NewIntField(fieldReplication).Default(-1).Advanced().
+				Description("Replication factor of the progress topic when it is created; -1: the broker's default."),
+			service.NewStringField(fieldOriginHeader).Default("_origin").Advanced().
+				Description("Header that ties a target record to its source record. May be empty only with `resume: watermark`."),
+			service.NewStringField(fieldTimestampHeader).Default("").Advanced().
+				Description("Header to write the source timestamp to, in nanoseconds, 8 bytes big-endian. `_t` is what kaf-relay writes. Empty: none."),
+			service.NewMetadataFilterField(fieldHeaderMetadata).Optional().Advanced().
+				Description("Other metadata to write as headers. Source headers are kept anyway, and follow the metadata of their name where the pipeline changed it."),
+			service.NewStringEnumField(fieldOnError, "stop", "drop").Default("stop").
+				Description("What to do with a message that a processor failed on, or a record the target will never take: `stop` the relay, or `drop` it and count it."),
+		).
+		LintRule(lintRule)
+}
+
+// lintRule says what lint can see without building the output.
+const lintRule = `root = match {
+  this.acks.or("all") != "all" && this.idempotent_write.or(true) => [ "acks: " + this.acks + " needs idempotent_write: false, which gives up the promise that nothing is lost; write acks: all" ]
+  this.relay_id.or("") != "" && !this.relay_id.string().re_match("^[a-zA-Z0-9._-]{1,128}$") => [ "relay_id may hold letters, digits, '.', '_' and '-', at most 128 of them" ]
+}`
+
+var relayIDPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,128}$`)
+
+type config struct {
+	conn            kafka.Conn
+	producer        kafka.Producer
+	relay           string
+	relayID         string
+	progressTopic   string
+	replication     int16
+	topic           *service.InterpolatedString
+	key             *service.InterpolatedString
+	partition       *service.InterpolatedString
+	hasTopic        bool
+	hasKey          bool
+	hasPartition    bool
+	maxBuffered     int
+	maxInFlight     int
+	originHeader    string
+	rules           record.Rules
+	dropOnError     bool
+	logger          *service.Logger
+	idempotentGiven bool
+}
+
+var compressions = map[string]kgo.CompressionCodec{
+	"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
+	"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
+}
+
+var acks = map[string]kgo.Acks{"all": kgo.AllISRAcks(), "leader": kgo.LeaderAck(), "none": kgo.NoAck()}
+
+// parse reads the configuration, once. Every wrong value gets one line.
+func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
+	r := kafka.NewFields(p)
+	c := config{
+		conn: kafka.Conn{
+			Name:            "target",
+			SeedBrokers:     r.Brokers(fieldSeedBrokers),
+			ClientID:        r.String(fieldClientID),
+			MetadataMaxAge:  r.Duration(fieldMetadataMaxAge, 10*time.Millisecond),
+			ConnIdleTimeout: r.Duration(fieldConnIdleTimeout, time.Second),
+			Logger:          logger,
+		},
+		producer: kafka.Producer{
+			Idempotent:      r.Bool(fieldIdempotent),
+			Acks:            acks[r.String(fieldAcks)],
+			Compression:     compressions[r.String(fieldCompression)],
+			Linger:          r.Duration(fieldLinger, 0),
+			MaxMessageBytes: int32(r.Bytes(fieldMaxMessageBytes, 1024, 1<<30)),
+		},
+		relay:         r.String(fieldRelay),
+		relayID:       r.String(fieldRelayID),
+		progressTopic: r.String(fieldProgressTopic),
+		replication:   int16(r.Int(fieldReplication, -1, 32767)),
+		maxBuffered:   r.Int(fieldMaxBuffered, 1, 1<<30),
+		maxInFlight:   r.Int(fieldMaxInFlight, 1, 1024),
+		originHeader:  r.String(fieldOriginHeader),
+		rules:         record.Rules{TimestampHeader: r.String(fieldTimestampHeader)},
+		dropOnError:   r.String(fieldOnError) == "drop",
+		logger:        logger,
+	}
+	c.topic, c.hasTopic = r.Interpolated(fieldTopic)
+	c.key, c.hasKey = r.Interpolated(fieldKey)
+	c.partition, c.hasPartition = r.Interpolated(fieldPartition)
+	if p.Contains(fieldHeaderMetadata) {
+		var err error
+		c.rules.Extra, err = p.FieldMetadataFilter(fieldHeaderMetadata)
+		r.Note(err)
+	}
+	if err := r.Err(); err != nil {
+		return c, err
+	}
+	return c, c.check(r.String(fieldAcks))
+}
+
+func (c config) check(acks string) error {
+	switch {
+	case c.relayID != "" && !relayIDPattern.MatchString(c.relayID):
+		return fmt.Errorf("relay_id %q may hold letters, digits, '.', '_' and '-', at most 128 of them", c.relayID)
+	case acks != "all" && c.producer.Idempotent:
+		return fmt.Errorf("acks: %s needs idempotent_write: false, which gives up the promise that nothing is lost; write acks: all", acks)
+	case c.progressTopic == "" || strings.ContainsAny(c.progressTopic, "/ "):
+		return errors.New("progress_topic must name a topic")
+	}
+	return nil
+}

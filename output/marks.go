@@ -1,0 +1,177 @@
+package output
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/position/progress"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
+)
+
+// markInterval is how often marks are written while something moves. It
+// bounds what a boot reads back; it decides nothing.
+const markInterval = time.Second
+
+// firstMarksTimeout bounds one attempt to begin; the next one tries again.
+const firstMarksTimeout = 10 * time.Second
+
+// errOvertaken is met at start by the second of two instances that began at
+// the same moment; it tries again under a higher generation.
+var errOvertaken = errors.New("another instance with this relay_id started at the same moment")
+
+// Begin implements relay.Target.
+func (o *Output) Begin(ctx context.Context, g *relay.Generation) error {
+	o.mu.Lock()
+	f := o.found
+	o.mu.Unlock()
+	if f == nil {
+		return errors.New("output: Begin without Stand")
+	}
+	s, err := o.newSession(g, f)
+	if err != nil {
+		return err
+	}
+	if s.progress != nil {
+		if err := s.firstMarks(ctx); err != nil {
+			s.client.Close()
+			return o.Explain(err, nil)
+		}
+	}
+	s.start()
+	o.mu.Lock()
+	o.session = s
+	o.mu.Unlock()
+	return nil
+}
+
+// firstMarks claims the partitions for this instance and names, before the
+// first record, the target partitions that records will go to. Marks written
+// by others between the reading of the topic and these decide who goes on.
+func (s *session) firstMarks(ctx context.Context) error {
+	o := s.out
+	ctx, cancel := context.WithTimeout(ctx, firstMarksTimeout)
+	defer cancel()
+	first, err := s.writeMarks(ctx, s.gen.Statements(true))
+	if err != nil {
+		return err
+	}
+	entries, err := s.progress.Tail(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !s.rivals(e) {
+			continue
+		}
+		if e.Offset > first {
+			return overtaken(o, e)
+		}
+		o.generation = e.Mark.Generation + 1
+		return errOvertaken
+	}
+	return nil
+}
+
+// rivals tells whether a mark was written by an instance that has taken one of
+// this relay's partitions over.
+func (s *session) rivals(e progress.Entry) bool {
+	if e.Mark.Instance == s.out.instance || e.Mark.Generation < s.out.generation || e.Key.RelayID != s.gen.RelayID {
+		return false
+	}
+	for _, p := range s.gen.Parts {
+		if p.Key(s.gen.RelayID) == e.Key {
+			return true
+		}
+	}
+	return false
+}
+
+func overtaken(o *Output, e progress.Entry) error {
+	return &position.Stop{
+		Reason: fmt.Sprintf("another instance with relay_id %q has taken over: its marks for %s have generation %d (instance %s), those of this instance %s generation %d",
+			e.Key.RelayID, e.Key.Source, e.Mark.Generation, e.Mark.Instance, o.instance, o.generation),
+		Cure: "run one instance per relay_id; if both are wanted, give one of them another relay_id",
+	}
+}
+
+// writeMarks writes one mark per statement and waits for their
+// acknowledgements. It returns the offset of the first.
+func (s *session) writeMarks(ctx context.Context, statements []position.Statement) (int64, error) {
+	if len(statements) == 0 {
+		return 0, nil
+	}
+	type result struct {
+		offset int64
+		err    error
+	}
+	results := make(chan result, len(statements))
+	for _, st := range statements {
+		key, mark := s.mark(st)
+		r := &kgo.Record{Topic: s.progress.Name, Key: []byte(key.String()), Value: mark.Encode()}
+		s.client.Produce(context.Background(), r, func(r *kgo.Record, err error) { results <- result{r.Offset, err} })
+	}
+	first := int64(-1)
+	for range statements {
+		select {
+		case r := <-results:
+			if r.err != nil {
+				return 0, fmt.Errorf("writing marks to %q: %w", s.progress.Name, r.err)
+			}
+			if first < 0 || r.offset < first {
+				first = r.offset
+			}
+		case <-ctx.Done():
+			return 0, fmt.Errorf("writing marks to %q: %w", s.progress.Name, ctx.Err())
+		}
+	}
+	return first, nil
+}
+
+func (s *session) mark(st position.Statement) (position.Key, position.Mark) {
+	part := &s.gen.Parts[st.Part]
+	m := position.Mark{
+		Next: st.Next, Covered: make(map[int32]int64, len(st.Covered)),
+		TargetTopicID: part.TargetTopicID, Sources: part.Sources,
+		Generation: s.out.generation, Instance: s.out.instance, Pairs: st.Pairs,
+	}
+	for slot, end := range st.Covered {
+		m.Covered[s.gen.Slots[slot].Partition] = end
+	}
+	return part.Key(s.gen.RelayID), m
+}
+
+// keepMarks writes marks while positions move.
+func (s *session) keepMarks(ctx context.Context) {
+	tick := time.NewTicker(markInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-s.gen.MarkDue():
+		}
+		if _, err := s.writeMarks(ctx, s.gen.Statements(false)); err != nil {
+			if ctx.Err() == nil {
+				s.gen.Break(err)
+			}
+			return
+		}
+	}
+}
+
+// lastMarks writes what has moved since the last marks, if the session ends in
+// good order.
+func (s *session) lastMarks(ctx context.Context) {
+	if s.progress == nil || s.gen.Broken() != nil || s.gen.Down() != nil {
+		return
+	}
+	if _, err := s.writeMarks(ctx, s.gen.Statements(false)); err != nil {
+		s.out.log.Debugf("The last marks were not written, the next start reads a little more: %v", err)
+	}
+}

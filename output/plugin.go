@@ -1,0 +1,215 @@
+package output
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redpanda-data/benthos/v4/public/service"
+
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/metrics"
+	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/position/progress"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
+)
+
+// Name is what the plugin is called in configurations.
+const Name = "kafka_failover"
+
+func init() {
+	service.MustRegisterBatchOutput(Name, Spec(), func(p *service.ParsedConfig, res *service.Resources) (service.BatchOutput, service.BatchPolicy, int, error) {
+		o, err := New(p, res)
+		return o, service.BatchPolicy{}, relay.MaxBatches, err
+	})
+}
+
+// Output implements service.BatchOutput and relay.Target.
+type Output struct {
+	conf    config
+	log     *service.Logger
+	name    string
+	seats   []*relay.Seat
+	refused refusals
+	metrics *metrics.Output
+	plain   plain
+
+	// instance tells this output from any other that writes the same marks,
+	// generation from those before it; 0 until the marks have been read.
+	instance   string
+	generation int64
+
+	mu      sync.Mutex
+	cluster *kafka.Cluster // for questions; nil until the first
+	session *session
+	// What the last Stand found, for the Begin that follows.
+	found *found
+}
+
+type found struct {
+	progress *progress.Topic
+	topics   map[string]kafka.Topic
+}
+
+// New builds the output. It opens nothing: Benthos builds outputs that it
+// never runs.
+func New(p *service.ParsedConfig, res *service.Resources) (*Output, error) {
+	conf, err := parse(p, res.Logger())
+	if err != nil {
+		return nil, err
+	}
+	id := make([]byte, 6)
+	if _, err := rand.Read(id); err != nil {
+		return nil, err
+	}
+	o := &Output{
+		conf: conf, log: res.Logger(), instance: hex.EncodeToString(id),
+		name: "output " + componentName(res), metrics: metrics.NewOutput(res.Metrics()),
+	}
+	o.seats = append(o.seats, relay.Join(res, conf.relay).AnnounceOutput(o))
+	if label := res.Label(); label != "" && conf.relay == "" {
+		// An output resource is found by its label.
+		o.seats = append(o.seats, relay.Join(res, label).AnnounceOutput(o))
+	}
+	if !conf.producer.Idempotent {
+		o.log.Warn("idempotent_write is false: retries may reorder or repeat records, and with acks other than all the target may lose them")
+	}
+	return o, nil
+}
+
+// paired is the announcement at the hub where an input sits; nil without one.
+func (o *Output) paired() *relay.Seat {
+	for _, s := range o.seats {
+		if s.HasInput() {
+			return s
+		}
+	}
+	return nil
+}
+
+func componentName(res *service.Resources) string {
+	if l := res.Label(); l != "" {
+		return fmt.Sprintf("%q", l)
+	}
+	return strings.Join(append([]string{Name}, res.Path()...), ".")
+}
+
+// Connect has nothing to do for a relay: the input carries readiness, for the
+// target too. Without one the target is to be reachable.
+func (o *Output) Connect(ctx context.Context) error {
+	if o.paired() != nil {
+		return nil
+	}
+	return o.plain.connect(ctx, o)
+}
+
+// WriteBatch writes one batch and returns once it is acknowledged. An error of
+// a relayed batch has broken the generation already: the input recovers.
+func (o *Output) WriteBatch(ctx context.Context, batch service.MessageBatch) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	t := relay.TicketFrom(batch[0].Context())
+	if t == nil {
+		return o.writePlain(ctx, batch)
+	}
+	if err := t.Claim(o, o.name); err != nil {
+		t.Generation().Fatal(err)
+		return t.Fail(err)
+	}
+	s := o.current()
+	if s == nil || s.gen != t.Generation() {
+		return t.Fail(relay.ErrBroken)
+	}
+	return s.write(ctx, t, batch)
+}
+
+func (o *Output) current() *session {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.session
+}
+
+// closeTimeout bounds the last marks: without them the next start reads a
+// little more, and nothing else is lost.
+const closeTimeout = 3 * time.Second
+
+// Close writes the last marks if everything went well and releases what this
+// output holds, and nothing of the one that may have taken its place.
+func (o *Output) Close(ctx context.Context) error {
+	for _, seat := range o.seats {
+		seat.Leave()
+	}
+	o.mu.Lock()
+	s, cluster := o.session, o.cluster
+	o.session, o.cluster = nil, nil
+	o.mu.Unlock()
+	if s != nil {
+		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+		s.lastMarks(ctx)
+		cancel()
+		s.close()
+	}
+	if cluster != nil {
+		cluster.Close()
+	}
+	o.plain.close()
+	return nil
+}
+
+// ConnectionTest tells whether the target can be reached.
+func (o *Output) ConnectionTest(ctx context.Context) service.ConnectionTestResults {
+	c, err := o.conf.conn.Admin()
+	if err == nil {
+		defer c.Close()
+		_, err = c.Describe(ctx)
+	}
+	if err != nil {
+		return service.ConnectionTestFailed(err).AsList()
+	}
+	return service.ConnectionTestSucceeded().AsList()
+}
+
+func (o *Output) admin() (*kafka.Cluster, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cluster == nil {
+		c, err := o.conf.conn.Admin()
+		if err != nil {
+			return nil, err
+		}
+		o.cluster = c
+	}
+	return o.cluster, nil
+}
+
+// noteDropped says once per record that on_error: drop left it out.
+func (o *Output) noteDropped(bad *badMessage) {
+	o.metrics.Dropped(1)
+	o.log.With("topic", bad.source.Record.Topic, "partition", bad.source.Record.Partition, "offset", bad.source.Record.Offset).
+		Warnf("on_error: drop left a record out: %v", bad.err)
+}
+
+// Explain implements relay.Target.
+func (o *Output) Explain(err error, keys []position.Key) error {
+	var stop *position.Stop
+	if !errors.As(err, &stop) || stop.Forget == nil {
+		return err
+	}
+	forget := []position.Key{*stop.Forget}
+	if stop.WholeTopic {
+		forget = forget[:0]
+		for _, k := range keys {
+			if k.Source.Topic == stop.Forget.Source.Topic && k.Target == stop.Forget.Target {
+				forget = append(forget, k)
+			}
+		}
+	}
+	stop.Command = position.ForgetCommand(o.conf.conn.SeedBrokers, o.conf.progressTopic, forget...)
+	return stop
+}

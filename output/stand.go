@@ -1,0 +1,403 @@
+package output
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/position/progress"
+	"github.com/kafka-failover/kafka-failover/internal/record"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
+)
+
+// Stand implements relay.Target: it ends the last generation's producer, and
+// gathers for every source partition what the target holds of it.
+func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, error) {
+	o.mu.Lock()
+	old := o.session
+	o.session, o.found = nil, nil
+	o.mu.Unlock()
+	if old != nil {
+		old.close()
+	}
+	if o.hasTarget() {
+		return nil, &position.Stop{
+			Reason: o.name + " sets topic, key or partition, which are for messages that no kafka_failover input made",
+			Cure:   "remove them: relayed messages go where the input's `topics` says",
+		}
+	}
+	c, err := o.admin()
+	if err != nil {
+		return nil, err
+	}
+	b := &bearing{out: o, cluster: c, query: q}
+	if err := b.take(ctx); err != nil {
+		return nil, o.Explain(err, b.keys)
+	}
+	o.mu.Lock()
+	o.found = &found{progress: b.progress, topics: b.desc.Topics}
+	if b.progress != nil {
+		o.found.topics[b.progress.Name] = kafka.Topic{ID: b.progress.ID}
+	}
+	o.mu.Unlock()
+	return b.standing, nil
+}
+
+func (o *Output) hasTarget() bool { return o.conf.hasTopic || o.conf.hasKey || o.conf.hasPartition }
+
+// bearing is one answer to Stand in the making.
+type bearing struct {
+	out      *Output
+	cluster  *kafka.Cluster
+	query    relay.Query
+	desc     *kafka.Description
+	progress *progress.Topic
+	marks    map[position.Key]progress.Entry
+	starts   map[position.TP]int64
+	ends     map[position.TP]int64
+	keys     []position.Key
+	standing *relay.Standing
+}
+
+func (b *bearing) take(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{b.describe, b.layOut, b.loadMarks, b.listOffsets, b.gather, b.readSuffix} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bearing) topics() []string {
+	var names []string
+	seen := map[string]bool{}
+	for _, t := range b.query.Topics {
+		if !seen[t.Route.Target] {
+			seen[t.Route.Target] = true
+			names = append(names, t.Route.Target)
+		}
+	}
+	return names
+}
+
+// describe finds the target's topics and refuses a target that is the source.
+func (b *bearing) describe(ctx context.Context) error {
+	d, err := b.cluster.Describe(ctx, b.topics()...)
+	if err != nil {
+		return err
+	}
+	b.desc = d
+	if d.ClusterID != "" && d.ClusterID == b.query.ClusterID {
+		return &position.Stop{
+			Reason: fmt.Sprintf("source and target are the same cluster (cluster ID %s)", d.ClusterID),
+			Cure:   "check seed_brokers of both: a relay copies from one cluster to another",
+		}
+	}
+	for _, t := range b.query.Topics {
+		if err := b.checkTopic(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bearing) checkTopic(t relay.SourceTopic) error {
+	target := b.desc.Topics[t.Route.Target]
+	need := t.Partitions
+	switch t.Route.Mode {
+	case relay.FixedPartition:
+		need = t.Route.Partition + 1
+	case relay.ByKey:
+		need = 1
+	}
+	brokers := b.out.conf.conn.SeedBrokers[0]
+	switch {
+	case target.Missing():
+		return &position.Stop{
+			Reason: fmt.Sprintf("target topic %q (route %s) does not exist", t.Route.Target, t.Route),
+			Cure:   fmt.Sprintf("create it: kafka-topics.sh --bootstrap-server %s --create --topic %s --partitions %d", brokers, t.Route.Target, max(need, t.Partitions)),
+		}
+	case target.Err != nil:
+		return fmt.Errorf("target topic %q: %w", t.Route.Target, target.Err)
+	case target.Partitions < need:
+		return &position.Stop{
+			Reason: fmt.Sprintf("target topic %q (route %s) has %d partitions and needs %d", t.Route.Target, t.Route, target.Partitions, need),
+			Cure:   fmt.Sprintf("add them: kafka-topics.sh --bootstrap-server %s --alter --topic %s --partitions %d", brokers, t.Route.Target, need),
+		}
+	case len(target.Leaderless) > 0:
+		return fmt.Errorf("target partition %s/%d has no leader", t.Route.Target, target.Leaderless[0])
+	}
+	return nil
+}
+
+// layOut gives every target partition a slot, and every source partition its
+// slots.
+func (b *bearing) layOut(context.Context) error {
+	o := b.out
+	st := &relay.Standing{RelayID: o.conf.relayID, OriginHeader: o.conf.originHeader, MaxInFlight: o.conf.maxInFlight}
+	if st.RelayID == "" {
+		st.RelayID = b.desc.ClusterID
+	}
+	if st.RelayID == "" {
+		return &position.Stop{Reason: "the target names no cluster ID to derive relay_id from", Cure: "set relay_id of the kafka_failover output"}
+	}
+	if st.OriginHeader == "" && b.query.Resume != position.ResumeWatermark {
+		return &position.Stop{Reason: "origin_header is empty, which only resume: watermark can do without", Cure: "set origin_header to a header name, such as _origin"}
+	}
+	first := map[string]int{}
+	for _, name := range b.topics() {
+		first[name] = len(st.Slots)
+		for p := range b.desc.Topics[name].Partitions {
+			st.Slots = append(st.Slots, position.TP{Topic: name, Partition: p})
+		}
+	}
+	for _, t := range b.query.Topics {
+		target := b.desc.Topics[t.Route.Target]
+		for p := range t.Partitions {
+			part := relay.Part{
+				Source: position.TP{Topic: t.Route.Source, Partition: p}, Route: t.Route,
+				FirstSlot: first[t.Route.Target], Slots: 1,
+				Sources:       []position.SourceID{{ClusterID: b.query.ClusterID, TopicID: t.TopicID}},
+				TargetTopicID: target.ID,
+			}
+			switch t.Route.Mode {
+			case relay.SamePartition:
+				part.FirstSlot += int(p)
+			case relay.FixedPartition:
+				part.FirstSlot += int(t.Route.Partition)
+			case relay.ByKey:
+				part.Slots = int(target.Partitions)
+			}
+			st.Parts = append(st.Parts, relay.PartStanding{Part: part})
+			b.keys = append(b.keys, part.Key(st.RelayID))
+		}
+	}
+	b.standing = st
+	return nil
+}
+
+func (b *bearing) loadMarks(ctx context.Context) error {
+	if b.query.Resume == position.ResumeWatermark {
+		return nil
+	}
+	var err error
+	if b.progress, err = progress.Open(ctx, b.cluster, b.out.conf.progressTopic, b.out.conf.replication); err != nil {
+		return err
+	}
+	tp := position.TP{Topic: b.progress.Name}
+	if _, err := b.awaitStable(ctx, []string{b.progress.Name}); err != nil {
+		return fmt.Errorf("reading marks from %s: %w", tp, err)
+	}
+	if b.marks, err = b.progress.Load(ctx); err != nil {
+		return err
+	}
+	return b.claim()
+}
+
+// claim takes a generation above those of all instances before. An instance
+// that has one and meets a later one has been taken over.
+func (b *bearing) claim() error {
+	o := b.out
+	highest := int64(0)
+	for _, k := range b.keys {
+		e, ok := b.marks[k]
+		if !ok || e.Mark.Instance == o.instance {
+			continue
+		}
+		if o.generation > 0 && e.Mark.Generation >= o.generation {
+			return overtaken(o, e)
+		}
+		highest = max(highest, e.Mark.Generation)
+	}
+	if o.generation == 0 {
+		o.generation = highest + 1
+	}
+	return nil
+}
+
+// stableTimeout bounds one wait for open transactions; the next attempt waits
+// again.
+const stableTimeout = 10 * time.Second
+
+// awaitStable notes the high watermarks and waits until the last stable
+// offsets have reached them: what was there before is decided then. A
+// transaction left open holds this up until its timeout.
+func (b *bearing) awaitStable(ctx context.Context, topics []string) (map[position.TP]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, stableTimeout)
+	defer cancel()
+	ends, err := b.cluster.Offsets(ctx, kafka.HighWatermark, topics...)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		stable, err := b.cluster.Offsets(ctx, kafka.LastStable, topics...)
+		if err != nil {
+			return nil, err
+		}
+		open, at := false, position.TP{}
+		for tp, end := range ends {
+			if stable[tp] < end {
+				open, at = true, tp
+			}
+		}
+		if !open {
+			return ends, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("a transaction is open on target partition %s: its last stable offset %d stays below %d; wait for its timeout, or find its producer with kafka-transactions.sh find-hanging", at, stable[at], ends[at])
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (b *bearing) listOffsets(ctx context.Context) (err error) {
+	if b.starts, err = b.cluster.Offsets(ctx, kafka.LogStart, b.topics()...); err != nil {
+		return err
+	}
+	if b.ends, err = b.awaitStable(ctx, b.topics()); err != nil {
+		return err
+	}
+	for _, tp := range b.standing.Slots {
+		b.standing.Ends = append(b.standing.Ends, b.ends[tp])
+	}
+	return nil
+}
+
+// gather puts together what is known of each source partition but the suffix.
+func (b *bearing) gather(context.Context) error {
+	st := b.standing
+	marked := map[string]bool{} // source topics with a mark under this route
+	for _, k := range b.keys {
+		if _, ok := b.marks[k]; ok {
+			marked[k.Source.Topic] = true
+		}
+	}
+	for i := range st.Parts {
+		ps := &st.Parts[i]
+		e := position.Evidence{
+			Key: b.keys[i], Resume: b.query.Resume,
+			SamePartition: ps.Part.Route.Mode == relay.SamePartition,
+			RouteMarked:   marked[ps.Part.Source.Topic],
+			TargetTopicID: ps.Part.TargetTopicID,
+			Source:        ps.Part.Sources[0],
+			OtherRelays:   b.otherRelays(b.keys[i], ps.Part),
+		}
+		for slot := ps.Part.FirstSlot; slot < ps.Part.FirstSlot+ps.Part.Slots; slot++ {
+			e.Targets = append(e.Targets, b.logOf(st.Slots[slot]))
+		}
+		if m, ok := b.marks[e.Key]; ok {
+			mark := m.Mark
+			e.Mark = &mark
+			ps.Part.Sources = position.Remember(mark.Sources, ps.Part.Sources[0])
+			for p := range mark.Covered {
+				e.Marked = append(e.Marked, b.logOf(position.TP{Topic: e.Key.Target, Partition: p}))
+			}
+		}
+		ps.Evidence = e
+	}
+	return nil
+}
+
+func (b *bearing) logOf(tp position.TP) position.TargetLog {
+	return position.TargetLog{Partition: tp.Partition, Start: b.starts[tp], End: b.ends[tp]}
+}
+
+// otherRelays finds marks of other relay_ids for the same copy.
+func (b *bearing) otherRelays(k position.Key, part relay.Part) []string {
+	var ids []string
+	for other, e := range b.marks {
+		if other.RelayID == k.RelayID || other.Source != k.Source || other.Target != k.Target {
+			continue
+		}
+		if _, known := e.Mark.Knows(part.Sources[0].ClusterID); known && e.Mark.TargetTopicID == part.TargetTopicID {
+			ids = append(ids, other.RelayID)
+		}
+	}
+	return ids
+}
+
+// suffixReaders bounds the target partitions read at once.
+const suffixReaders = 8
+
+// readSuffix reads the target behind the marks and keeps, per source
+// partition, the records of this relay.
+func (b *bearing) readSuffix(ctx context.Context) error {
+	from := map[position.TP]int64{}
+	parts := map[position.TP]*relay.PartStanding{}
+	for i := range b.standing.Parts {
+		ps := &b.standing.Parts[i]
+		if ps.Evidence.Mark == nil {
+			continue
+		}
+		parts[ps.Part.Source] = ps
+		for p, covered := range ps.Evidence.Mark.Covered {
+			tp := position.TP{Topic: ps.Part.Route.Target, Partition: p}
+			if at, ok := from[tp]; !ok || covered < at {
+				from[tp] = covered
+			}
+		}
+	}
+	reader := b.cluster.Reader(b.desc, true)
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.SetLimit(suffixReaders)
+	var mu sync.Mutex
+	for tp, start := range from {
+		eg.Go(func() error {
+			seen := map[*relay.PartStanding][]position.Seen{}
+			err := reader.Each(ctx, tp, start, b.ends[tp], func(r *kgo.Record) bool {
+				if ps, s, ok := b.ours(parts, r); ok {
+					seen[ps] = append(seen[ps], s)
+				}
+				return true
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			for ps, s := range seen {
+				ps.Evidence.Seen = append(ps.Evidence.Seen, s...)
+			}
+			return err
+		})
+	}
+	return eg.Wait()
+}
+
+// ours tells whether a target record was written by this relay, from which
+// source partition, behind its mark.
+func (b *bearing) ours(parts map[position.TP]*relay.PartStanding, r *kgo.Record) (*relay.PartStanding, position.Seen, bool) {
+	origin, ok := record.LastOrigin(r, b.standing.OriginHeader)
+	if !ok || origin.RelayID != b.standing.RelayID {
+		return nil, position.Seen{}, false
+	}
+	ps, ok := parts[position.TP{Topic: origin.Topic, Partition: origin.Partition}]
+	if !ok || ps.Part.Route.Target != r.Topic {
+		return nil, position.Seen{}, false
+	}
+	covered, named := ps.Evidence.Mark.Covered[r.Partition]
+	return ps, position.Seen{Offset: origin.Offset, Prev: origin.Prev}, named && r.Offset >= covered
+}
+
+// LastRecord implements relay.Target.
+func (o *Output) LastRecord(ctx context.Context, tp position.TP) (*kgo.Record, error) {
+	c, err := o.admin()
+	if err != nil {
+		return nil, err
+	}
+	d, err := c.Describe(ctx, tp.Topic)
+	if err != nil {
+		return nil, err
+	}
+	starts, err1 := c.Offsets(ctx, kafka.LogStart, tp.Topic)
+	ends, err2 := c.Offsets(ctx, kafka.LastStable, tp.Topic)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	return c.Reader(d, true).Last(ctx, tp, starts[tp], ends[tp])
+}
