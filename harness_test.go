@@ -156,6 +156,53 @@ func (w *world) fillFrom(topic string, from, n, partitions, size int) {
 	}
 }
 
+// load is a producer that writes to the source until it is stopped.
+type load struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	n      int
+}
+
+func (l *load) stop()      { l.cancel(); <-l.done }
+func (l *load) count() int { return l.n }
+
+// load writes records of size bytes over the partitions at a rate.
+func (w *world) load(topic string, partitions, size, perSecond int) *load {
+	return w.loadOf(perSecond, func(i int) *kgo.Record { return plainRecord(topic, i, partitions, size) })
+}
+
+func (w *world) loadOf(perSecond int, record func(int) *kgo.Record) *load {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{cancel: cancel, done: make(chan struct{})}
+	cl := w.source.Client(w.t)
+	go func() {
+		defer close(l.done)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				if err := cl.Flush(context.Background()); err != nil {
+					w.t.Errorf("writing load: %v", err)
+				}
+				return
+			case <-tick.C:
+			}
+			for range perSecond / 100 {
+				cl.Produce(context.Background(), record(l.n), func(_ *kgo.Record, err error) {
+					if err != nil {
+						w.t.Errorf("writing load: %v", err)
+					}
+				})
+				l.n++
+			}
+		}
+	}()
+	w.t.Cleanup(cancel)
+	return l
+}
+
 func plainRecord(topic string, i, partitions, size int) *kgo.Record {
 	value := fmt.Appendf(make([]byte, 0, size), `{"n":%d,"pad":"`, i)
 	for len(value) < size-2 {

@@ -208,7 +208,8 @@ func TestCompactedSource(t *testing.T) {
 	if code := w.run(pipeline{topics: topic, input: stopAtEnd}).wait(time.Minute); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
-	if rep := w.compare(oracle.Options{Topics: same(topic)}); !rep.Faithful() && rep.Foreign == 0 {
+	// Compaction goes on, so the target may hold what the source has given up.
+	if rep := w.compare(oracle.Options{Topics: same(topic)}); rep.Lost+rep.Altered+rep.Reordered+rep.Duplicated > 0 {
 		t.Fatal(rep)
 	}
 }
