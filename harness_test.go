@@ -72,6 +72,9 @@ func sharedCluster(t testing.TB, name string) *kafkatest.Cluster {
 	shared.Lock()
 	defer shared.Unlock()
 	if c := shared.clusters[name]; c != nil {
+		if err := c.Revive(); err != nil { // a test that failed may have left it dead
+			t.Fatal(err)
+		}
 		return c
 	}
 	c, err := kafkatest.Launch(name, kafkatest.Options{Heap: "384m"})

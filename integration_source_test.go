@@ -3,6 +3,8 @@ package kafkafailover_test
 import (
 	"context"
 	"fmt"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -255,4 +257,24 @@ func (w *world) recreate(c *kafkatest.Cluster, topic string, partitions int32) {
 		return err == nil
 	})
 	c.AwaitTopic(w.t, topic)
+}
+
+// runCure runs the shell command that a stop printed, with Kafka's own console
+// producer in place of the script of that name.
+func (w *world) runCure(p *proc) {
+	w.t.Helper()
+	logs := p.logs()
+	i := strings.LastIndex(logs, "echo "+w.name)
+	if i < 0 {
+		w.t.Fatal("the stop prints no command")
+	}
+	command, _, _ := strings.Cut(logs[i:], `"`) // the log line's closing quote
+	libs, err := kafkatest.Libs()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	command = strings.Replace(command, "kafka-console-producer.sh", "java -cp '"+libs+"/*' org.apache.kafka.tools.ConsoleProducer", 1)
+	if out, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil {
+		w.t.Fatalf("%s: %v\n%s", command, err, out)
+	}
 }

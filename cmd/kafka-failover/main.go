@@ -33,7 +33,7 @@ func run() int {
 		service.CLIOptSetProductName("kafka-failover"),
 		service.CLIOptSetDocumentationURL("https://github.com/kafka-failover/kafka-failover/tree/main/docs"),
 		service.CLIOptSetDefaultConfigPaths("./kafka-failover.yaml", "/kafka-failover.yaml", "/etc/kafka-failover/config.yaml"),
-		service.CLIOptOnConfigParse(refuseBuffer),
+		service.CLIOptOnConfigParse(onConfig),
 	)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -71,7 +72,7 @@ func (c *Cluster) Describe(ctx context.Context, topics ...string) (*Description,
 func topicOf(t kadm.TopicDetail) Topic {
 	out := Topic{Err: t.Err, Partitions: int32(len(t.Partitions)), rawID: t.ID, leaders: make(map[int32]int32, len(t.Partitions))}
 	if t.ID != (kadm.TopicID{}) {
-		out.ID = t.ID.String()
+		out.ID = base64.RawURLEncoding.EncodeToString(t.ID[:]) // as Kafka's tools print it
 	}
 	for _, p := range t.Partitions.Sorted() {
 		out.leaders[p.Partition] = p.Leader

@@ -332,6 +332,23 @@ func (c *Cluster) Restart(i int) error {
 	return n.awaitReady(1)
 }
 
+// Revive restarts the nodes that are dead.
+func (c *Cluster) Revive() error {
+	for i, n := range c.nodes {
+		n.mu.Lock()
+		done := n.done
+		n.mu.Unlock()
+		select {
+		case <-done:
+			if err := c.Restart(i); err != nil {
+				return err
+			}
+		default:
+		}
+	}
+	return nil
+}
+
 // Stop kills all nodes.
 func (c *Cluster) Stop() {
 	for _, cl := range c.clients {

@@ -207,12 +207,13 @@ func quoteAll(ids []string) string {
 }
 
 // ForgetCommand is the shell command that tombstones the marks under keys with
-// Kafka's own console producer.
+// Kafka's own console producer. It needs no quotes or backslashes, which a log
+// line would escape.
 func ForgetCommand(brokers []string, topic string, keys ...Key) string {
-	names := make([]string, len(keys))
+	records := make([]string, len(keys))
 	for i, k := range keys {
-		names[i] = k.String()
+		records[i] = k.String() + "=NULL"
 	}
-	return fmt.Sprintf(`printf '%%s\tNULL\n' %s | kafka-console-producer.sh --bootstrap-server %s --topic %s --property parse.key=true --property null.marker=NULL`,
-		strings.Join(names, " "), strings.Join(brokers, ","), topic)
+	return fmt.Sprintf("echo %s | xargs -n1 | kafka-console-producer.sh --bootstrap-server %s --topic %s --property parse.key=true --property key.separator== --property null.marker=NULL",
+		strings.Join(records, " "), strings.Join(brokers, ","), topic)
 }
