@@ -5,12 +5,14 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/kafka-failover/kafka-failover/internal/position"
 )
@@ -48,38 +50,51 @@ type Topic struct {
 }
 
 // Describe asks for the cluster's ID and topics. A missing topic is no error
-// of the call.
+// of the call. It asks a broker each time: kadm answers from a cache, in which
+// a topic just recreated keeps its old ID for a while.
 func (c *Cluster) Describe(ctx context.Context, topics ...string) (*Description, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	var m kadm.Metadata
-	var err error
-	if len(topics) == 0 {
-		m, err = c.Admin.BrokerMetadata(ctx)
-	} else {
-		m, err = c.Admin.Metadata(ctx, topics...)
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{}
+	for _, name := range topics {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, t)
 	}
+	resp, err := req.RequestWith(ctx, c.Client)
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
-	d := &Description{ClusterID: m.Cluster, Topics: make(map[string]Topic, len(topics))}
+	d := &Description{Topics: make(map[string]Topic, len(topics))}
+	if resp.ClusterID != nil {
+		d.ClusterID = *resp.ClusterID
+	}
+	for i := range resp.Topics {
+		if t := &resp.Topics[i]; t.Topic != nil {
+			d.Topics[*t.Topic] = topicOf(t)
+		}
+	}
 	for _, name := range topics {
-		d.Topics[name] = topicOf(m.Topics[name])
+		if _, ok := d.Topics[name]; !ok {
+			d.Topics[name] = Topic{Err: kerr.UnknownTopicOrPartition}
+		}
 	}
 	return d, nil
 }
 
-func topicOf(t kadm.TopicDetail) Topic {
-	out := Topic{Err: t.Err, Partitions: int32(len(t.Partitions)), rawID: t.ID, leaders: make(map[int32]int32, len(t.Partitions))}
-	if t.ID != (kadm.TopicID{}) {
-		out.ID = base64.RawURLEncoding.EncodeToString(t.ID[:]) // as Kafka's tools print it
+func topicOf(t *kmsg.MetadataResponseTopic) Topic {
+	out := Topic{Err: kerr.ErrorForCode(t.ErrorCode), Partitions: int32(len(t.Partitions)), rawID: t.TopicID, leaders: make(map[int32]int32, len(t.Partitions))}
+	if t.TopicID != [16]byte{} {
+		out.ID = base64.RawURLEncoding.EncodeToString(t.TopicID[:]) // as Kafka's tools print it
 	}
-	for _, p := range t.Partitions.Sorted() {
+	for _, p := range t.Partitions {
 		out.leaders[p.Partition] = p.Leader
 		if p.Leader < 0 {
 			out.Leaderless = append(out.Leaderless, p.Partition)
 		}
 	}
+	slices.Sort(out.Leaderless)
 	return out
 }
 
