@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafkatest"
@@ -403,4 +404,15 @@ func TestMissingTargetTopic(t *testing.T) {
 	w.create(w.target, topic, 1)
 	w.once(pipeline{topics: topic}, 1).mustLog(time.Second, "--alter --topic "+topic+" --partitions 3")
 	w.once(pipeline{topics: w.topic("nowhere")}, 1).mustLog(time.Second, "has no topic")
+}
+
+func (w *world) alterTopic(c *kafkatest.Cluster, topic string, configs ...string) {
+	w.t.Helper()
+	var alter []kadm.AlterConfig
+	for i := 0; i+1 < len(configs); i += 2 {
+		alter = append(alter, kadm.AlterConfig{Name: configs[i], Value: kadm.StringPtr(configs[i+1])})
+	}
+	if _, err := c.Admin(w.t).AlterTopicConfigs(testContext(w.t), alter, topic); err != nil {
+		w.t.Fatal(err)
+	}
 }

@@ -28,6 +28,11 @@ func dig(conf *service.ParsedConfig, path ...string) (any, bool) {
 	if err != nil {
 		return nil, false
 	}
+	if node, ok := v.(interface{ Decode(any) error }); ok { // components stay YAML nodes
+		if err := node.Decode(&v); err != nil {
+			return nil, false
+		}
+	}
 	for _, name := range path[1:] {
 		m, ok := v.(map[string]any)
 		if !ok {
