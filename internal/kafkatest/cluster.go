@@ -23,11 +23,12 @@ import (
 // Cluster is a cluster of real Apache Kafka processes in KRaft mode, on free
 // ports of the loopback interface.
 type Cluster struct {
-	Name    string
-	dir     string
-	nodes   []*node
-	t       testing.TB
-	clients []*kgo.Client
+	Name  string
+	dir   string
+	nodes []*node
+
+	mu    sync.Mutex
+	admin *kadm.Client
 }
 
 type node struct {
@@ -57,7 +58,6 @@ func Start(t testing.TB, name string, o Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.t = t
 	t.Cleanup(func() { c.cleanup(t) })
 	return c
 }
@@ -351,10 +351,12 @@ func (c *Cluster) Revive() error {
 
 // Stop kills all nodes.
 func (c *Cluster) Stop() {
-	for _, cl := range c.clients {
-		cl.Close()
+	c.mu.Lock()
+	if c.admin != nil {
+		c.admin.Close()
+		c.admin = nil
 	}
-	c.clients = nil
+	c.mu.Unlock()
 	for _, n := range c.nodes {
 		if n.cmd != nil {
 			n.signal(syscall.SIGKILL)
@@ -377,8 +379,20 @@ func (c *Cluster) Client(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 	return cl
 }
 
-// Admin returns an admin client of the cluster, closed with the test.
-func (c *Cluster) Admin(t testing.TB) *kadm.Client { return kadm.NewClient(c.Client(t)) }
+// Admin returns the cluster's admin client, closed when the cluster stops.
+func (c *Cluster) Admin(t testing.TB) *kadm.Client {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.admin == nil {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(c.Brokers()...), kgo.MetadataMinAge(10*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.admin = kadm.NewClient(cl)
+	}
+	return c.admin
+}
 
 // AwaitTopic waits until every node knows the topic with all its leaders.
 func (c *Cluster) AwaitTopic(t testing.TB, topic string) {
