@@ -5,6 +5,7 @@ go 1.26.5
 require (
 	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/dustin/go-humanize v1.0.1
+	github.com/google/go-cmp v0.7.0
 	github.com/redpanda-data/benthos/v4 v4.77.0
 	github.com/redpanda-data/connect/v4 v4.105.0
 	github.com/twmb/franz-go v1.22.2

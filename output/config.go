@@ -106,6 +106,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 
 // lintRule says what lint can see without building the output.
 const lintRule = `root = match {
+  !this.exists("seed_brokers") || (this.seed_brokers.type() == "array" && this.seed_brokers.length() == 0) => [ "seed_brokers is empty: name at least one broker of the target, such as [ localhost:9092 ]" ]
   this.acks.or("all") != "all" && this.idempotent_write.or(true) => [ "acks: " + this.acks + " needs idempotent_write: false, which gives up the promise that nothing is lost; write acks: all" ]
   this.relay_id.or("") != "" && !this.relay_id.string().re_match("^[a-zA-Z0-9._-]{1,128}$") => [ "relay_id may hold letters, digits, '.', '_' and '-', at most 128 of them" ]
 }`
