@@ -175,7 +175,7 @@ func (r *reader) trouble() error {
 
 func (r *reader) issue(ctx context.Context, d *draft) (*relay.Ticket, error) {
 	r.holding.Store(true)
-	t, err := r.gen.Issue(ctx, d.bytes, d.spans)
+	t, err := r.gen.Issue(ctx, d.bytes+len(d.sources)*recordOverhead, d.spans)
 	r.holding.Store(false)
 	if b := r.gen.Blocks(); b > r.blocks {
 		r.in.metrics.Blocked(b - r.blocks)
@@ -261,8 +261,9 @@ type draft struct {
 	loops   int
 }
 
-// recordOverhead stands for what a record costs besides its bytes.
-const recordOverhead = 64
+// recordOverhead is what a record costs in memory besides its bytes while it is
+// under way: the record, its message and metadata, the record made of it.
+const recordOverhead = 512
 
 // draft takes records from pending until a limit is reached.
 func (r *reader) draft() *draft {
@@ -316,7 +317,7 @@ func (d *draft) sample(rec *kgo.Record) {
 }
 
 func sizeOf(r *kgo.Record) int {
-	n := recordOverhead + len(r.Key) + len(r.Value)
+	n := len(r.Key) + len(r.Value)
 	for i := range r.Headers {
 		n += len(r.Headers[i].Key) + len(r.Headers[i].Value)
 	}

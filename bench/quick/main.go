@@ -155,13 +155,13 @@ func load(src *kafkatest.Cluster, records int) error {
 		return err
 	}
 	r := rand.New(rand.NewPCG(1, 2))
-	letters := make([]byte, size+1000)
+	letters := make([]byte, 1<<20) // as text compresses: hardly within a batch
 	for i := range letters {
-		letters[i] = byte('a' + r.IntN(26))
+		letters[i] = byte('!' + r.IntN(90))
 	}
 	var failed error
 	for i := range records {
-		from := r.IntN(1000)
+		from := r.IntN(len(letters) - size)
 		cl.Produce(context.Background(), &kgo.Record{Topic: "src", Partition: int32(i % partitions), Key: strconv.AppendInt(nil, int64(i), 10), Value: letters[from : from+size]},
 			func(_ *kgo.Record, err error) { failed = errors.Join(failed, err) })
 	}
