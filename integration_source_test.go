@@ -128,6 +128,7 @@ func TestStopAtEndOverAbortedTail(t *testing.T) {
 	w.transact(topic, 0, 50, kgo.TryAbort)
 	w.transact(topic, 0, 20, kgo.TryCommit)
 	w.transact(topic, 1, 40, kgo.TryAbort) // partition 1 ends in an aborted transaction
+	w.mustHideAborted(position.TP{Topic: topic, Partition: 1}, 120)
 	relay := w.run(pipeline{topics: topic, input: stopAtEnd})
 	if code := relay.wait(time.Minute); code != 0 {
 		t.Fatalf("exit code %d", code)
@@ -145,6 +146,20 @@ func TestStopAtEndOverAbortedTail(t *testing.T) {
 	key := position.Key{RelayID: w.name, Source: position.TP{Topic: topic, Partition: 1}, Target: topic}
 	if next := w.marks()[key].Mark.Next; next != 141 {
 		t.Fatalf("the mark stands at %d, want 141: behind the aborted records and their marker", next)
+	}
+}
+
+// mustHideAborted checks that a raw read which begins within an aborted
+// transaction does not show its records.
+func (w *world) mustHideAborted(tp position.TP, offset int64) {
+	w.t.Helper()
+	c := cluster(w.t, w.source)
+	d, err := c.Describe(testContext(w.t), tp.Topic)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if r, err := c.Reader(d, true).At(testContext(w.t), tp, offset); err != nil || r != nil {
+		w.t.Fatalf("the aborted record at %s offset %d is shown: %v, %v", tp, offset, r, err)
 	}
 }
 

@@ -1,0 +1,262 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	"github.com/kafka-failover/kafka-failover/internal/position"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestParseRoutes(t *testing.T) {
+	got, err := ParseRoutes([]string{"orders", "a:b", "c:d:7", "e:f:auto"})
+	want := []Route{{"orders", "orders", SamePartition, 0}, {"a", "b", SamePartition, 0}, {"c", "d", FixedPartition, 7}, {"e", "f", ByKey, 0}}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Fatal(err, diff)
+	}
+	for i, s := range []string{"orders", "a:b", "c:d:7", "e:f:auto"} {
+		if got[i].String() != s {
+			t.Errorf("%q reads back as %q", s, got[i])
+		}
+	}
+	for _, bad := range [][]string{{}, {""}, {"a:"}, {":b"}, {"a:b:"}, {"a:b:-1"}, {"a:b:x"}, {"a:b:0:1"}, {"a b"}, {".."}, {"a", "a:b"}, {"a/b"}, {strings.Repeat("x", 250)}} {
+		if _, err := ParseRoutes(bad); err == nil {
+			t.Errorf("%q is taken for routes", bad)
+		}
+	}
+}
+
+// target stands in for an output where only its identity counts.
+type target struct{ Target }
+
+func (*target) LastRecord(context.Context, position.TP) (*kgo.Record, error) { return nil, nil }
+
+func newTestGeneration(window int) (*Generation, *Hub) {
+	h := &Hub{name: "test"}
+	seat := h.AnnounceInput()
+	st := &Standing{RelayID: "r", OriginHeader: "_origin", Slots: []position.TP{{Topic: "t"}}, Ends: []int64{0},
+		Parts: []PartStanding{{Part: Part{Source: position.TP{Topic: "s"}, Slots: 1}}}}
+	return NewGeneration(seat, &target{}, Plan{Standing: st, Starts: []position.PartStart{{Slots: []int{0}}}, WindowBytes: window}), h
+}
+
+func issue(t *testing.T, g *Generation, bytes int, next int64) *Ticket {
+	t.Helper()
+	tk, err := g.Issue(context.Background(), bytes, []Span{{Part: 0, Next: next}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tk
+}
+
+// However the goroutines run, turns come in the order of issue, and filtered
+// tickets pass by being acknowledged.
+func TestTurnsComeInOrder(t *testing.T) {
+	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	g, _ := newTestGeneration(1 << 30)
+	const n = 500
+	tickets := make([]*Ticket, n)
+	for i := range tickets {
+		tickets[i] = issue(t, g, 1, int64(i+1))
+	}
+	var mu sync.Mutex
+	var order []uint64
+	var wg sync.WaitGroup
+	for _, i := range r.Perm(n) {
+		tk := tickets[i]
+		filtered := r.IntN(4) == 0
+		wg.Go(func() {
+			if !filtered {
+				if err := tk.Turn(context.Background()); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				order = append(order, tk.Number())
+				mu.Unlock()
+				tk.Pass()
+			}
+			tk.Ack(nil)
+		})
+	}
+	wg.Wait()
+	for i := 1; i < len(order); i++ {
+		if order[i] <= order[i-1] {
+			t.Fatalf("ticket %d had its turn after %d", order[i], order[i-1])
+		}
+	}
+	if got := g.Statements(true)[0].Next; got != n {
+		t.Fatalf("position %d, want %d", got, n)
+	}
+}
+
+func TestWindowHoldsBack(t *testing.T) {
+	g, _ := newTestGeneration(100)
+	first := issue(t, g, 60, 1)
+	got := make(chan *Ticket)
+	go func() {
+		tk, _ := g.Issue(context.Background(), 60, []Span{{Part: 0, Next: 2}})
+		got <- tk
+	}()
+	waitUntil(t, func() bool { return g.Blocks() == 1 })
+	select {
+	case <-got:
+		t.Fatal("the window let 120 of 100 bytes through")
+	default:
+	}
+	first.Ack(nil)
+	second := <-got
+	// A batch larger than the window goes alone.
+	second.Ack(nil)
+	issue(t, g, 1_000, 3).Ack(nil)
+}
+
+func waitUntil(t *testing.T, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not within 10s")
+		}
+	}
+}
+
+func TestBreakWakesEverybody(t *testing.T) {
+	g, _ := newTestGeneration(100)
+	a, b := issue(t, g, 50, 1), issue(t, g, 50, 2)
+	results := make(chan error, 2)
+	go func() { results <- b.Turn(context.Background()) }()
+	go func() {
+		_, err := g.Issue(context.Background(), 50, []Span{{Part: 0, Next: 3}})
+		results <- err
+	}()
+	waitUntil(t, func() bool { return g.Blocks() == 1 })
+	_ = a.Fail(errors.New("refused"))
+	for range 2 {
+		if err := <-results; !errors.Is(err, ErrBroken) {
+			t.Fatalf("got %v, want ErrBroken", err)
+		}
+	}
+	select {
+	case <-g.Trouble():
+	default:
+		t.Fatal("no trouble is signalled")
+	}
+	a.Ack(errors.New("refused"))
+	b.Ack(ErrBroken)
+	if err := g.Drained(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.Statements(true)[0].Next; got != 0 {
+		t.Fatalf("a refused batch moved the position to %d", got)
+	}
+	if err := g.Broken(); err == nil || err.Error() != "refused" {
+		t.Fatalf("the reason is %v", err)
+	}
+}
+
+// A refusal by something else is fatal, whatever on_error says.
+func TestForeignRefusalIsFatal(t *testing.T) {
+	g, h := newTestGeneration(100)
+	issue(t, g, 1, 1).Ack(errors.New("rejected"))
+	if err := h.Fatal(); err == nil || !strings.Contains(err.Error(), "something other than the kafka_failover output") {
+		t.Fatalf("fatal: %v", err)
+	}
+	g, h = newTestGeneration(100)
+	issue(t, g, 1, 1).Ack(fmt.Errorf("shutting down: %w", context.Canceled))
+	if err := h.Fatal(); err != nil {
+		t.Fatalf("a stop is taken for a refusal: %v", err)
+	}
+}
+
+func TestClaims(t *testing.T) {
+	g, _ := newTestGeneration(100)
+	tk := issue(t, g, 1, 1)
+	if err := tk.Claim(&struct{ target }{}, "other"); err == nil || !strings.Contains(err.Error(), "two kafka_failover outputs") {
+		t.Fatalf("a foreign output: %v", err)
+	}
+	if err := tk.Claim(g.target, "out"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tk.Claim(g.target, "out"); err == nil || !strings.Contains(err.Error(), "twice") {
+		t.Fatalf("a second claim: %v", err)
+	}
+	late := issue(t, g, 1, 2)
+	late.Ack(nil)
+	if err := late.Claim(g.target, "out"); err == nil || !strings.Contains(err.Error(), "after it had been acknowledged") {
+		t.Fatalf("a claim after the ack: %v", err)
+	}
+}
+
+func TestDownAndUp(t *testing.T) {
+	g, _ := newTestGeneration(100)
+	down := errors.New("no answer")
+	g.SetDown(down)
+	if _, err := g.Issue(context.Background(), 1, nil); !errors.Is(err, down) {
+		t.Fatalf("got %v", err)
+	}
+	up := make(chan error)
+	go func() { up <- g.AwaitUp(context.Background()) }()
+	g.SetDown(nil)
+	if err := <-up; err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-g.Trouble():
+		t.Fatal("trouble stays after the target is back")
+	default:
+	}
+	issue(t, g, 1, 1)
+}
+
+func TestHub(t *testing.T) {
+	res := service.MockResources()
+	h := Join(res, "")
+	if Join(res, "") != h || Join(res, "x") == h {
+		t.Fatal("hubs are not told apart by name")
+	}
+	in := h.AnnounceInput()
+	if _, err := h.Target(context.Background(), res, ""); !errors.Is(err, ErrNoOutput) {
+		t.Fatalf("got %v", err)
+	}
+	old := h.AnnounceOutput(&target{})
+	mine := &target{}
+	newer := h.AnnounceOutput(mine)
+	old.Leave() // the one that closes late takes nothing away
+	got, err := h.Target(context.Background(), res, "")
+	if err != nil || got != Target(mine) {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if !newer.HasInput() {
+		t.Fatal("the output does not see its input")
+	}
+	in.Fail(errors.New("first"), false)
+	in.Fail(errors.New("second"), true)
+	if err := h.Fatal(); err == nil || err.Error() != "first" {
+		t.Fatalf("fatal: %v", err)
+	}
+	if err := Err(); err == nil || !strings.Contains(err.Error(), "first") {
+		t.Fatalf("Err() = %v", err)
+	}
+	again := h.AnnounceInput()
+	if !in.Superseded() || again.Superseded() || h.Fatal() != nil {
+		t.Fatal("a new input does not begin anew")
+	}
+	in.Fail(errors.New("from the old one"), false)
+	if err := h.Fatal(); err != nil {
+		t.Fatalf("an input that was replaced stops the new one: %v", err)
+	}
+	in.Leave()
+	if again.Superseded() {
+		t.Fatal("the old one's leaving took the new one away")
+	}
+}
