@@ -17,7 +17,7 @@ func oddRecords(topic string) []*kgo.Record {
 	for i := range all {
 		all[i] = byte(i)
 	}
-	at := func(ms int64) time.Time { return time.UnixMilli(ms) }
+	at := time.UnixMilli
 	h := func(kv ...any) (out []kgo.RecordHeader) {
 		for i := 0; i < len(kv); i += 2 {
 			var v []byte

@@ -114,25 +114,24 @@ const lintRule = `root = match {
 var relayIDPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,128}$`)
 
 type config struct {
-	conn            kafka.Conn
-	producer        kafka.Producer
-	relay           string
-	relayID         string
-	progressTopic   string
-	replication     int16
-	topic           *service.InterpolatedString
-	key             *service.InterpolatedString
-	partition       *service.InterpolatedString
-	hasTopic        bool
-	hasKey          bool
-	hasPartition    bool
-	maxBuffered     int
-	maxInFlight     int
-	originHeader    string
-	rules           record.Rules
-	dropOnError     bool
-	logger          *service.Logger
-	idempotentGiven bool
+	conn          kafka.Conn
+	producer      kafka.Producer
+	relay         string
+	relayID       string
+	progressTopic string
+	replication   int16
+	topic         *service.InterpolatedString
+	key           *service.InterpolatedString
+	partition     *service.InterpolatedString
+	hasTopic      bool
+	hasKey        bool
+	hasPartition  bool
+	maxBuffered   int
+	maxInFlight   int
+	originHeader  string
+	rules         record.Rules
+	dropOnError   bool
+	logger        *service.Logger
 }
 
 var compressions = map[string]kgo.CompressionCodec{

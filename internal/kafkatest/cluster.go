@@ -288,7 +288,7 @@ func (n *node) awaitReady(brokers int) error {
 		}
 		if time.Now().After(deadline) {
 			out, _ := os.ReadFile(n.log)
-			return fmt.Errorf("%s node %d does not answer after %s (%v):\n%s", n.cluster.Name, n.id, readyTimeout, err, tail(out))
+			return fmt.Errorf("%s node %d does not answer after %s (%w):\n%s", n.cluster.Name, n.id, readyTimeout, err, tail(out))
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

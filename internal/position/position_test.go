@@ -193,7 +193,7 @@ func TestResolve(t *testing.T) {
 		"empty target":            {base(func(e *Evidence) { e.Targets = []TargetLog{{0, 0, 0}} }), Decision{Start: StartAtConfigured}, ""},
 		"one of two is not empty": {base(func(e *Evidence) { e.SamePartition = false; e.Targets = []TargetLog{{0, 0, 0}, {1, 0, 3}} }), Decision{}, "cannot be checked by offsets"},
 		"emptied, no mark":        {base(func(e *Evidence) { e.Targets = []TargetLog{{0, 9, 9}} }), Decision{}, "retention removed them all"},
-		"copied":                  {base(func(e *Evidence) {}), Decision{Start: StartChecked, Offset: 50}, ""},
+		"copied":                  {base(func(*Evidence) {}), Decision{Start: StartChecked, Offset: 50}, ""},
 		"copied, remapped":        {base(func(e *Evidence) { e.SamePartition = false }), Decision{}, "cannot be checked by offsets"},
 		"start":                   {base(func(e *Evidence) { e.Resume = ResumeStart }), Decision{Start: StartAtConfigured}, ""},
 		"watermark":               {base(func(e *Evidence) { e.Resume = ResumeWatermark; e.Mark = mark(asIs) }), Decision{Offset: 50}, ""},

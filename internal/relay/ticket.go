@@ -199,7 +199,7 @@ func (t *Ticket) Ack(err error) {
 	case err == nil && t.failed == nil:
 		fatal = t.done()
 	case t.failed == nil && g.broken == nil && !errors.Is(err, context.Canceled):
-		fatal = fmt.Errorf("a batch of %s was refused by something other than the kafka_failover output: %v; remove what refuses it (error_handling.strict, a reject output, a processor that nacks)", t.describe(), err)
+		fatal = fmt.Errorf("a batch of %s was refused by something other than the kafka_failover output: %v; remove what refuses it (error_handling.strict, a reject output, a processor that nacks)", t.describe(), err) //nolint:errorlint // Benthos unwraps a batch error and would drop this text
 	}
 	if g.outstanding == 0 {
 		g.handed = time.Time{}

@@ -153,8 +153,12 @@ func (t *Topic) read(ctx context.Context, fn func(position.Key, *Entry)) error {
 	if err != nil {
 		return err
 	}
-	if got := d.Topics[t.Name]; got.Err != nil || got.ID != t.ID {
-		return fmt.Errorf("progress topic %q of %s is not what it was at start (topic ID %s, now %s): %v", t.Name, t.cluster.Conn.Name, t.ID, got.ID, got.Err)
+	got := d.Topics[t.Name]
+	if got.Err != nil {
+		return fmt.Errorf("progress topic %q of %s: %w", t.Name, t.cluster.Conn.Name, got.Err)
+	}
+	if got.ID != t.ID {
+		return fmt.Errorf("progress topic %q of %s is another one than at start (topic ID %s, now %s)", t.Name, t.cluster.Conn.Name, t.ID, got.ID)
 	}
 	ends, err := t.cluster.Offsets(ctx, kafka.HighWatermark, t.Name)
 	if err != nil {
