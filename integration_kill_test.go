@@ -39,14 +39,13 @@ func TestKillRelayUnderLoad(t *testing.T) {
 	if rep.Source != load.count() {
 		t.Fatalf("the source holds %d records, %d were written", rep.Source, load.count())
 	}
-	if most := kills * windowRecords; rep.Duplicated > most {
-		t.Fatalf("%d copies: more than one window for each kill (%d)", rep.Duplicated, most)
+	// What had landed is proven by the suffix and not written again; only
+	// requests still on their way may be. Without the suffix it would be all
+	// since the last marks, some 20,000 each time.
+	if most := kills * 5_000; rep.Duplicated > most {
+		t.Fatalf("%d copies: more than what was on its way at a kill", rep.Duplicated)
 	}
 }
-
-// windowRecords bounds what a kill may repeat here: what a window of 16 batches
-// of 4 MiB could hold of 200 byte records, and one second of marks on top.
-const windowRecords = 16*(4<<20)/264 + 40_000
 
 // killWhileRelaying starts the relay, waits until it writes, and kills it at a
 // random moment while it does.

@@ -293,3 +293,18 @@ func (w *world) runCure(p *proc) {
 		w.t.Fatalf("%s: %v\n%s", command, err, out)
 	}
 }
+
+// javaProduce writes lines of key=value with Kafka's own console producer.
+func javaProduce(t *testing.T, c *kafkatest.Cluster, topic, lines string) {
+	t.Helper()
+	libs, err := kafkatest.Libs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("java", "-Dfile.encoding=UTF-8", "-cp", libs+"/*", "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", c.Brokers()[0], "--topic", topic,
+		"--property", "parse.key=true", "--property", "key.separator==")
+	cmd.Stdin = strings.NewReader(lines)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
