@@ -15,6 +15,9 @@ import (
 // a program that embeds it learns why.
 func Err() error { return relay.Err() }
 
+// Exiting is closed once MustExit is true.
+func Exiting() <-chan struct{} { return relay.Exiting() }
+
 // MustExit tells whether a fatal stop asks for the process to end with exit
 // code 1: with on_fatal: exit, and always with stop_at_end.
 func MustExit() bool { return relay.MustExit() }

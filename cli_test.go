@@ -11,6 +11,7 @@ import (
 func cli(t *testing.T, args ...string) (string, int) {
 	t.Helper()
 	cmd := exec.Command(binary, args...)
+	cmd.Stdin = strings.NewReader("{}\n")
 	out, err := cmd.CombinedOutput()
 	if err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
@@ -45,8 +46,27 @@ func TestCommands(t *testing.T) {
 	if c, code := cli(t, "create", "kafka_failover/mapping/kafka_failover"); code != 0 || !strings.Contains(c, "relay_id") {
 		t.Errorf("create: exit code %d\n%s", code, c)
 	}
-	if b, code := cli(t, "blobl", "--help"); code != 0 || !strings.Contains(b, "blobl") {
-		t.Errorf("blobl: exit code %d", code)
+	for what, want := range map[string][]string{
+		"inputs": {"file", "stdin", "generate", "redis_streams"}, "caches": {"redis", "memory"}, "metrics": {"prometheus"},
+		"processors": {"mapping", "unarchive", "branch", "awk"}, "outputs": {"file", "drop", "redis_streams"},
+	} {
+		l, _ := cli(t, "list", what)
+		for _, name := range want {
+			if !strings.Contains(l, name) {
+				t.Errorf("list %s lacks %s", what, name)
+			}
+		}
+	}
+	f := t.TempDir() + "/unit.yaml"
+	unit := "pipeline: { processors: [ { mapping: 'root = content().uppercase()' } ] }\ntests:\n  - name: upper\n    input_batch: [ { content: a } ]\n    output_batches: [ [ { content_equals: A } ] ]\n"
+	if err := os.WriteFile(f, []byte(unit), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := cli(t, "test", f); code != 0 || !strings.Contains(out, "succeeded") {
+		t.Errorf("test: exit code %d: %s", code, out)
+	}
+	if out, code := cli(t, "blobl", "root = 1 + 1"); code != 0 {
+		t.Errorf("blobl: exit code %d: %s", code, out)
 	}
 }
 
@@ -124,6 +144,17 @@ func TestLint(t *testing.T) {
 		"relay_id":        {in + strings.Replace(out, "seed", "relay_id: a/b, seed", 1), "relay_id may hold"},
 		"acks":            {in + strings.Replace(out, "seed", "acks: leader, seed", 1), "needs idempotent_write: false"},
 		"unknown field":   {in + strings.Replace(out, "seed", "linger_ms: 3, seed", 1), "linger_ms"},
+		"route":           {strings.Replace(in, "[ x ]", `[ "a:b:c:d" ]`, 1) + out, "source:target:auto"},
+		"partition":       {strings.Replace(in, "[ x ]", `[ "a:b:x" ]`, 1) + out, "source:target:auto"},
+		"topic twice":     {strings.Replace(in, "[ x ]", `[ a, "a:b" ]`, 1) + out, "twice"},
+		"source brokers":  {strings.Replace(in, "[ h:1 ]", "[]", 1) + out, "has no seed_brokers"},
+		"start offset":    {strings.Replace(in, "topics", "start_offset: yesterday, topics", 1) + out, "neither earliest, latest nor a time"},
+		"size":            {strings.Replace(in, "topics", "batch_max_bytes: lots, topics", 1) + out, "are sizes"},
+		"time":            {strings.Replace(in, "topics", "fetch_max_wait: soon, topics", 1) + out, "are times"},
+		"progress topic":  {in + strings.Replace(out, "seed", "progress_topic: a b, seed", 1), "not a topic name"},
+		"output size":     {in + strings.Replace(out, "seed", "max_message_bytes: big, seed", 1), "is a size"},
+		"output time":     {in + strings.Replace(out, "seed", "linger: fast, seed", 1), "are times"},
+		"output range":    {in + strings.Replace(out, "seed", "max_in_flight: 0, seed", 1), "at least 1"},
 		"no brokers":      {in + "output: { kafka_failover: {} }\n", "seed_brokers is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -146,14 +177,13 @@ func TestWrongValues(t *testing.T) {
 		p    pipeline
 		says string
 	}{
-		"route":        {pipeline{topics: `"a:b:c:d"`}, "too many parts"},
-		"partition":    {pipeline{topics: `"a:b:x"`}, "neither a partition number nor auto"},
-		"twice":        {pipeline{topics: "a, a:b"}, "twice"},
-		"topic name":   {pipeline{topics: `"a b"`}, "is not a topic name"},
-		"start offset": {pipeline{topics: "a", input: "start_offset: yesterday"}, "neither earliest, latest nor a time"},
-		"size":         {pipeline{topics: "a", input: "batch_max_bytes: lots"}, "is not a size"},
-		"duration":     {pipeline{topics: "a", output: "linger: fast"}, "write a number and a unit"},
-		"range":        {pipeline{topics: "a", output: "max_in_flight: 0"}, "must be from 1 to 1024"},
+		"day":          {pipeline{topics: "a", input: "start_offset: 2026-01-31T25:00:00Z"}, "neither earliest, latest nor a time"},
+		"range":        {pipeline{topics: "a", output: "max_in_flight: 5000"}, "must be from 1 to 1024"},
+		"fetch size":   {pipeline{topics: "a", input: "fetch_max_bytes: 600MiB"}, "must be from"},
+		"fetch wait":   {pipeline{topics: "a", input: "fetch_max_wait: 5ms"}, "the Kafka client refuses"},
+		"metadata age": {pipeline{topics: "a", output: "metadata_max_age: 2h"}, "the Kafka client refuses"},
+		"retry":        {pipeline{topics: "a", input: "retry: { initial_interval: 20s }"}, "must not be above retry.max_interval"},
+		"strict":       {pipeline{topics: "a", top: "error_handling: { strict: true }"}, "error_handling.strict takes failed messages"},
 		"topic field":  {pipeline{topics: w.both("a", 1), output: "topic: x", input: stopAtEnd}, "which are for messages that no kafka_failover input made"},
 		"header":       {pipeline{topics: w.both("b", 1), output: `origin_header: ""`, input: stopAtEnd}, "only resume: watermark can do without"},
 	} {

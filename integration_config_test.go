@@ -200,3 +200,90 @@ func TestAutoAgreesWithJava(t *testing.T) {
 		t.Fatal(rep)
 	}
 }
+
+// With a load that never ends, stop_at_end ends with what was there at start.
+func TestStopAtEndUnderLoad(t *testing.T) {
+	w := newWorld(t)
+	topic := w.both("endless", 2)
+	w.fill(topic, 50_000, 2, 100)
+	load := w.load(topic, 2, 100, 5_000)
+	defer load.stop()
+	before := ends(t, w.source, topic)
+	w.once(pipeline{topics: topic}, 0)
+	after := ends(t, w.source, topic)
+	if got := ends(t, w.target, topic); got < before || got >= after {
+		t.Fatalf("target holds %d records; the source held %d before and %d after", got, before, after)
+	}
+}
+
+// A source cluster that the marks do not know must hold the records that were
+// relayed before.
+func TestAnotherSourceIsCompared(t *testing.T) {
+	for _, equal := range []bool{true, false} {
+		t.Run(fmt.Sprintf("equal=%v", equal), func(t *testing.T) {
+			w := newWorld(t)
+			topic := w.both("agree", 1)
+			w.fill(topic, 1_000, 1, 100)
+			w.once(pipeline{topics: topic}, 0)
+			other := *w
+			other.source = sharedCluster(t, "src2")
+			other.create(other.source, topic, 1)
+			if equal {
+				other.fill(topic, 1_100, 1, 100)
+				other.once(pipeline{topics: topic}, 0)
+				other.mustBeExact(topic)
+				return
+			}
+			other.fillFrom(topic, 5_000, 1_100, 1, 100)
+			other.once(pipeline{topics: topic}, 1).mustLog(time.Second, "does not hold the records that relay_id")
+			if got := ends(t, w.target, topic); got != 1_000 {
+				t.Fatalf("%d records in the target, want 1000: nothing of the other source", got)
+			}
+		})
+	}
+}
+
+// A progress topic that could lose marks is refused.
+func TestProgressTopicIsChecked(t *testing.T) {
+	for says, make := range map[string]struct {
+		partitions int32
+		configs    []string
+	}{
+		"partitions and needs exactly 1":  {2, []string{"cleanup.policy", "compact", "segment.bytes", "16777216"}},
+		"retention would delete marks":    {1, []string{"cleanup.policy", "delete", "segment.bytes", "16777216"}},
+		"leave too much to read at start": {1, []string{"cleanup.policy", "compact", "segment.bytes", "104857600"}},
+	} {
+		t.Run(says, func(t *testing.T) {
+			w := newWorld(t)
+			topic := w.both("p", 1)
+			w.create(w.target, w.topic("progress"), make.partitions, make.configs...)
+			w.once(pipeline{topics: topic}, 1).mustLog(time.Second, says)
+		})
+	}
+}
+
+// Topics that are deleted and stay away, live: a stop for each.
+func TestTopicsGoneForGood(t *testing.T) {
+	for _, which := range []string{"source", "target", "progress"} {
+		t.Run(which, func(t *testing.T) {
+			w := newWorld(t)
+			topic := w.both("gone", 1)
+			w.fill(topic, 100, 1, 100)
+			relay := w.run(pipeline{topics: topic, input: "on_fatal: exit"})
+			relay.awaitMark(w, topic, 0, 100)
+			on, name := w.target, topic
+			switch which {
+			case "source":
+				on = w.source
+			case "progress":
+				name = w.topic("progress")
+			}
+			if _, err := on.Admin(t).DeleteTopic(testContext(t), name); err != nil {
+				t.Fatal(err)
+			}
+			if code := relay.wait(time.Minute); code != 1 {
+				t.Fatalf("exit code %d, want 1", code)
+			}
+		})
+	}
+}

@@ -138,8 +138,62 @@ output:
 	w.mustBeExact(a, b)
 	// Without names the two would share one relay: refused.
 	unnamed := strings.NewReplacer("relay: x,", "", "relay: y,", "").Replace(y)
-	unnamed = strings.ReplaceAll(unnamed, "stop_at_end: true", "on_fatal: exit")
-	w.runYAML(unnamed).mustLog(30*time.Second, "relay` name of their own")
+	relay := w.runYAML(unnamed)
+	if code := relay.wait(time.Minute); code != 1 {
+		t.Fatalf("exit code %d, want 1: one of the two did not do its work", code)
+	}
+	relay.mustLog(time.Second, "another kafka_failover input has taken this one's place")
+}
+
+// The file of an output resource changes under load: a new output takes the
+// place of the one that closes, and the input finds it.
+func TestOutputResourceReload(t *testing.T) {
+	w := newWorld(t)
+	topic := w.both("resreload", 2)
+	load := w.load(topic, 2, 100, 5_000)
+	res := filepath.Join(t.TempDir(), "res.yaml")
+	write := func(inFlight int) {
+		y := fmt.Sprintf("output_resources:\n  - label: to_target\n    kafka_failover:\n      seed_brokers: [ %q ]\n      relay_id: %s\n      progress_topic: %s\n      max_in_flight: %d\n",
+			w.target.Brokers()[0], w.name, w.topic("progress"), inFlight)
+		if err := os.WriteFile(res, []byte(y), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(4)
+	relay := w.runFile(filepath.Join(t.TempDir(), "relay.yaml"), w.yaml(pipeline{topics: topic, input: "relay: to_target", outputYAML: "resource: to_target"}), "-w", "-r", res)
+	for i := range 2 {
+		before := ends(t, w.target, topic)
+		w.awaitTarget(topic, before+3_000, time.Minute)
+		write(5 + i)
+		relay.mustLog(30*time.Second, "Updated resource")
+	}
+	load.stop()
+	w.awaitTarget(topic, int64(load.count()), time.Minute)
+	if code := relay.terminate(30 * time.Second); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	t.Log(w.mustBeFaithful(topic))
+}
+
+// A graceful stop under load leaves marks that say all: nothing is repeated.
+func TestGracefulStopRepeatsNothing(t *testing.T) {
+	w := newWorld(t)
+	topic := w.both("graceful", 2)
+	load := w.load(topic, 2, 100, 20_000)
+	for range 3 {
+		before := ends(t, w.target, topic)
+		relay := w.run(pipeline{topics: topic, processors: "- mapping: root = content()", threads: 4})
+		w.awaitTarget(topic, before+10_000, time.Minute)
+		if code := relay.terminate(30 * time.Second); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		if strings.Contains(relay.logs(), "level=error") {
+			t.Fatal("a graceful stop logs an error")
+		}
+	}
+	load.stop()
+	w.once(pipeline{topics: topic}, 0)
+	w.mustBeExact(topic)
 }
 
 // stream builds the relay inside this process.

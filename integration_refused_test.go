@@ -3,12 +3,17 @@ package kafkafailover_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kafka-failover/kafka-failover/internal/kafkatest"
 	"github.com/kafka-failover/kafka-failover/internal/oracle"
 )
 
@@ -158,12 +163,12 @@ func TestRefusedDropped(t *testing.T) {
 func TestFailedProcessorStops(t *testing.T) {
 	w := newWorld(t)
 	topic := w.both("failed", 1)
-	w.fillWithBad(topic, 5_000, 3_000, func(r *kgo.Record) { r.Value = []byte("not json") })
+	w.fillWithBad(topic, 5_000, 3_210, func(r *kgo.Record) { r.Value = []byte("not json") })
 	p := pipeline{topics: topic, input: "batch_max_records: 500", threads: 4, processors: "- mapping: |\n    root = this\n    root.n = this.n.number()"}
 	relay := w.once(p, 1)
-	relay.mustLog(time.Second, "offset 3000: a processor failed on it")
-	if got := ends(t, w.target, topic); got != 3_000 {
-		t.Fatalf("target holds %d records, want the 3000 before the failed one", got)
+	relay.mustLog(time.Second, "offset 3210: a processor failed on it")
+	if got := ends(t, w.target, topic); got != 3_210 {
+		t.Fatalf("target holds %d records, want the 3210 before the failed one", got)
 	}
 	p.output = "on_error: drop"
 	w.once(p, 0)
@@ -172,34 +177,96 @@ func TestFailedProcessorStops(t *testing.T) {
 	}
 }
 
-// Strict error handling refuses messages before the output sees them; that is
-// a stop with a name, not an endless repetition.
+// Something other than the output refuses messages, and the others of their
+// batch are written: a stop with a name. What was refused did not count as
+// filtered, and is there once the cause is mended.
 func TestForeignRefusalStops(t *testing.T) {
 	w := newWorld(t)
-	topic := w.both("strict", 1)
+	topic := w.both("reject", 1)
 	w.fillWithBad(topic, 1_000, 500, func(r *kgo.Record) { r.Value = []byte("not json") })
-	relay := w.once(pipeline{topics: topic, processors: "- mapping: root = this", top: "error_handling: { strict: true }"}, 1)
+	out := fmt.Sprintf("reject_errored: { kafka_failover: { seed_brokers: [ %q ], relay_id: %s, progress_topic: %s } }", w.target.Brokers()[0], w.name, w.topic("progress"))
+	relay := w.once(pipeline{topics: topic, processors: "- mapping: root = this", outputYAML: out}, 1)
 	relay.mustLog(time.Second, "refused by something other than the kafka_failover output")
+	w.once(pipeline{topics: topic}, 0)
+	t.Log(w.mustBeFaithful(topic))
 }
 
-// Components between input and output that break order are refused with their
-// name.
+// Components between input and output that break order, or acknowledge early,
+// are refused with their name; and once they are gone nothing is missing.
 func TestOrderBreakersAreRefused(t *testing.T) {
+	in := func(w *world, topic string) string {
+		return fmt.Sprintf("broker: { inputs: [ { kafka_failover: { stop_at_end: true, sources: [ { name: dc1, seed_brokers: [ %q ] } ], topics: [ %s ] } } ] }", w.source.Brokers()[0], topic)
+	}
 	for name, c := range map[string]struct {
 		p    pipeline
 		says string
 	}{
-		"buffer":   {pipeline{top: "buffer: { memory: {} }"}, "remove the buffer"},
-		"split":    {pipeline{processors: "- split: { size: 10 }"}, "twice"},
-		"metadata": {pipeline{processors: "- mapping: meta = deleted()"}, "without its origin"},
-		"reorder":  {pipeline{processors: "- archive: { format: json_array }\n- mapping: 'root = this.reverse()'\n- unarchive: { format: json_array }\n- mapping: meta = deleted()"}, "without its origin"},
+		"buffer":          {pipeline{top: "buffer: { memory: {} }"}, "remove the buffer"},
+		"split":           {pipeline{processors: "- split: { size: 10 }"}, "twice"},
+		"group_by_value":  {pipeline{processors: "- group_by_value: { value: '${! json(\"n\") % 2 }' }"}, "twice"},
+		"metadata":        {pipeline{processors: "- mapping: meta = deleted()"}, "without its origin"},
+		"output batching": {pipeline{outputYAML: "broker"}, "twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			topic := w.both("breaker", 1)
 			w.fill(topic, 1_000, 1, 100)
-			c.p.topics = topic
-			w.once(c.p, 1).mustLog(time.Second, c.says)
+			p := c.p
+			p.topics = topic
+			if p.outputYAML == "broker" {
+				p.inputYAML = in(w, topic)
+				p.outputYAML = fmt.Sprintf("broker: { batching: { count: 300 }, outputs: [ { kafka_failover: { seed_brokers: [ %q ], relay_id: %s, progress_topic: %s } } ] }", w.target.Brokers()[0], w.name, w.topic("progress"))
+				c.says = "messages of several batches|twice|after it had been acknowledged"
+			}
+			p.input = stopAtEnd
+			relay := w.run(p)
+			code := relay.wait(time.Minute)
+			if code == 0 { // what came through came through in order
+				w.mustBeFaithful(topic)
+				return
+			}
+			if says := regexp.MustCompile(c.says); !says.MatchString(relay.logs()) {
+				t.Fatalf("the log does not say %q", c.says)
+			}
+			w.once(pipeline{topics: topic}, 0)
+			t.Log(w.mustBeFaithful(topic))
 		})
 	}
+}
+
+// A buffer that the binary cannot see in the configuration is met by the first
+// batch that comes late, and the marks are taken back: nothing is lost.
+func TestHiddenBufferLosesNothing(t *testing.T) {
+	w := newWorld(t)
+	topic := w.both("hidden", 1)
+	w.fill(topic, 1_000, 1, 100)
+	file := filepath.Join(t.TempDir(), "stream.yaml")
+	y := w.yaml(pipeline{topics: topic, top: "buffer: { memory: { batch_policy: { enabled: true, count: 100000, period: 4s } } }"})
+	y = strings.ReplaceAll(y, "logger: { level: INFO }\n", "")
+	if err := os.WriteFile(file, []byte(y), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &proc{t: t, done: make(chan struct{})}
+	r.cmd = exec.Command(binary, "streams", "--no-api", file)
+	r.cmd.Stdout, r.cmd.Stderr = r, r
+	if err := kafkatest.StartProcess(r.cmd); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = r.cmd.Wait(); close(r.done) }()
+	t.Cleanup(func() {
+		r.kill()
+		if t.Failed() {
+			t.Log(lastLines(r.logs(), 30))
+		}
+	})
+	r.mustLog(time.Minute, "acknowledged too early")
+	eventually(t, 30*time.Second, "the mark is taken back", func() bool {
+		for _, e := range w.marks() {
+			return e.Mark.Next == 0
+		}
+		return false
+	})
+	r.kill()
+	w.once(pipeline{topics: topic}, 0)
+	t.Log(w.mustBeFaithful(topic))
 }

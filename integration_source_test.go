@@ -24,7 +24,7 @@ func (w *world) marks() map[position.Key]progress.Entry {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	p, err := progress.Open(ctx, cluster(w.t, w.target), w.topic("progress"), -1)
+	p, err := progress.Open(ctx, cluster(w.t, w.target), w.topic("progress"), -1, false)
 	if err != nil {
 		return nil
 	}
@@ -58,12 +58,26 @@ func (w *world) trim(c *kafkatest.Cluster, topic string, partition int32, below 
 func (w *world) countOrigins(topic string) map[string]int {
 	w.t.Helper()
 	out := map[string]int{}
+	for origin, values := range w.valuesByOrigin(topic) {
+		out[origin] = len(values)
+	}
+	return out
+}
+
+// valuesByOrigin gathers the different values made of each source record.
+func (w *world) valuesByOrigin(topic string) map[string]map[string]bool {
+	w.t.Helper()
+	out := map[string]map[string]bool{}
 	w.eachTarget(topic, func(r *kgo.Record) {
 		o, ok := record.LastOrigin(r, "_origin")
 		if !ok {
 			w.t.Fatalf("target %s/%d offset %d has no origin", topic, r.Partition, r.Offset)
 		}
-		out[fmt.Sprintf("%d/%d", o.Partition, o.Offset)]++
+		key := fmt.Sprintf("%d/%d", o.Partition, o.Offset)
+		if out[key] == nil {
+			out[key] = map[string]bool{}
+		}
+		out[key][string(r.Value)] = true
 	})
 	return out
 }

@@ -78,7 +78,7 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 			service.NewStringEnumField(fieldOnFatal, "stop", "exit").Default("stop").
 				Description("After a fatal error `stop` relaying and stay up, unready, with the reason; or `exit` with code 1."),
 			service.NewObjectField(fieldRetry,
-				service.NewIntField(fieldMaxRetries).Default(-1).Description("Attempts in a row to connect before giving up for good; -1: forever."),
+				service.NewIntField(fieldMaxRetries).Default(-1).Description("Further attempts in a row to connect before giving up for good; -1: forever."),
 				service.NewDurationField(fieldInitialInterval).Default("1s").Description("Wait after the first failed attempt; it doubles with each."),
 				service.NewDurationField(fieldMaxInterval).Default("10s").Description("Longest wait between attempts."),
 			).Advanced().Description("How to go on trying while source or target cannot be reached."),
@@ -102,10 +102,25 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 		LintRule(lintRule)
 }
 
-const lintRule = `root = match {
-  this.sources.type() == "array" && this.sources.length() == 0 => [ "sources is empty: name at least one source cluster" ]
-  this.sources.type() == "array" && this.sources.map_each(s -> s.name.or("")).unique().length() != this.sources.length() => [ "two sources share a name: each source needs a name of its own" ]
+// lintRule says what lint can see without building the input; parse, which
+// sees all, says the same.
+const lintRule = `
+let size = "^[0-9.]+ *([KkMmGg][Ii]?)?[Bb]?$"
+let time = "^([0-9.]+(ns|us|µs|ms|s|m|h))+$"
+let sources = if this.sources.type() == "array" { this.sources } else { [] }
+let topics = if this.topics.type() == "array" { this.topics.filter(t -> t.type() == "string") } else { [] }
+root = match {
+  this.sources.type() == "array" && $sources.length() == 0 => [ "sources is empty: name at least one source cluster" ]
+  $sources.map_each(s -> s.name.or("")).unique().length() != $sources.length() => [ "two sources share a name: each source needs a name of its own" ]
+  $sources.any(s -> s.name.or("") == "") => [ "a source has no name: give it one, such as dc1" ]
+  $sources.any(s -> s.seed_brokers.or([]).type() == "array" && s.seed_brokers.or([]).length() == 0) => [ "a source has no seed_brokers: name at least one broker, such as [ localhost:9092 ]" ]
   this.topics.type() == "array" && this.topics.length() == 0 => [ "topics is empty: name at least one topic, such as [ orders ]" ]
+  $topics.any(t -> !t.re_match("^[a-zA-Z0-9._-]{1,249}(:[a-zA-Z0-9._-]{1,249}(:([0-9]{1,9}|auto))?)?$")) => [ "topics: write each as source, source:target, source:target:partition or source:target:auto" ]
+  $topics.map_each(t -> t.split(":").index(0)).unique().length() != $topics.length() => [ "topics lists a source topic twice: each source topic has one route" ]
+  !this.start_offset.or("latest").string().re_match("^(earliest|latest|[0-9]{4}-[0-9]{2}-[0-9]{2}T.+)$") => [ "start_offset is neither earliest, latest nor a time such as 2026-01-31T00:00:00Z" ]
+  [ "fetch_max_bytes", "fetch_max_partition_bytes", "batch_max_bytes" ].any(f -> !this.get(f).or("1MiB").string().re_match($size)) => [ "fetch_max_bytes, fetch_max_partition_bytes and batch_max_bytes are sizes: write a number and a unit, such as 512KiB or 1MiB" ]
+  [ "fetch_max_wait", "metadata_max_age", "conn_idle_timeout" ].any(f -> !this.get(f).or("1s").string().re_match($time)) => [ "fetch_max_wait, metadata_max_age and conn_idle_timeout are times: write a number and a unit, such as 500ms or 30s" ]
+  this.batch_max_records.or(1).number(0) < 1 => [ "batch_max_records must be at least 1" ]
 }`
 
 type config struct {
@@ -161,8 +176,8 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 		exitOnFatal: r.String(fieldOnFatal) == "exit",
 		consumer: kafka.Consumer{
 			Isolation:              kgo.ReadUncommitted(),
-			FetchMaxBytes:          int32(r.Bytes(fieldFetchMaxBytes, 1024, 1<<30)),
-			FetchMaxPartitionBytes: int32(r.Bytes(fieldFetchMaxPartitionBytes, 1024, 1<<30)),
+			FetchMaxBytes:          int32(r.Bytes(fieldFetchMaxBytes, 1024, 512<<20)),
+			FetchMaxPartitionBytes: int32(r.Bytes(fieldFetchMaxPartitionBytes, 1024, 512<<20)),
 			FetchMaxWait:           r.Duration(fieldFetchMaxWait, time.Millisecond),
 			RackID:                 r.String(fieldRackID),
 		},
@@ -183,6 +198,12 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 	r.Note(rf.Err())
 	c.sources, err = parseSources(p, r, logger)
 	r.Note(err)
+	if c.retry.first > c.retry.longest {
+		r.Note(fmt.Errorf("retry.initial_interval is %s and must not be above retry.max_interval, %s", c.retry.first, c.retry.longest))
+	}
+	for _, s := range c.sources {
+		r.Note(kafka.Validate(c.consumer.Opts(s)))
+	}
 	return c, r.Err()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -37,9 +38,11 @@ type Input struct {
 	reader *reader // nil while nothing is read
 	stopAt map[position.TP]int64
 
-	said   string // the reason Connect returned last
-	fails  int    // attempts to connect that failed in a row
-	barren int    // generations in a row in which nothing was acknowledged
+	said    string    // the reason Connect returned last
+	fails   int       // attempts to connect that failed in a row
+	missing int       // of them, those that missed a source topic
+	short   int       // generations in a row that were broken soon
+	began   time.Time // when the last one began
 }
 
 // New builds the input. It opens nothing: Benthos builds inputs that it never
@@ -50,10 +53,9 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Input, error) {
 		return nil, err
 	}
 	hub := relay.Join(res, conf.relay)
-	return &Input{
-		conf: conf, res: res, log: res.Logger(), hub: hub, seat: hub.AnnounceInput(),
-		metrics: metrics.NewInput(res.Metrics()),
-	}, nil
+	in := &Input{conf: conf, res: res, log: res.Logger(), hub: hub, metrics: metrics.NewInput(res.Metrics())}
+	in.seat = hub.AnnounceInput(in.exits())
+	return in, nil
 }
 
 // Connect is the one recovery path: at boot, after a failed write and after
@@ -92,11 +94,26 @@ type reason struct{ error }
 
 // say tells whether the reason is a new one, to be returned.
 func (in *Input) say(err error) bool {
-	if err.Error() == in.said {
+	if in.hasSaid(err) {
 		return false
 	}
 	in.said = err.Error()
 	return true
+}
+
+// hasSaid compares texts but for their numbers: ports and offsets vary from one
+// attempt to the next.
+func (in *Input) hasSaid(err error) bool {
+	return in.said != "" && withoutDigits(err.Error()) == withoutDigits(in.said)
+}
+
+func withoutDigits(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // judge makes a stop, and the last of the permitted retries, fatal.
@@ -111,7 +128,7 @@ func (in *Input) judge(err error) {
 }
 
 func (in *Input) fatal(err error) {
-	in.seat.Fail(err, in.exits())
+	in.seat.Fail(err)
 }
 
 // exits tells whether a fatal error ends the process.
@@ -140,7 +157,10 @@ func backoff(r retry, fails int) time.Duration {
 func (in *Input) final(ctx context.Context) error {
 	err := in.hub.Fatal()
 	if err == nil && in.seat.Superseded() {
-		err = fmt.Errorf("another kafka_failover input has taken this one's place: where a stream has several, give each and its output a `relay` name of their own")
+		err = errSuperseded
+		if in.gen == nil { // not a reload: it never began
+			in.seat.FailUnused(err, in.exits())
+		}
 	}
 	switch {
 	case err == nil:
@@ -154,6 +174,8 @@ func (in *Input) final(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
+
+var errSuperseded = errors.New("another kafka_failover input has taken this one's place: give each pair of input and output a `relay` name of its own in this process")
 
 func (in *Input) connect(ctx context.Context) error {
 	if in.gen != nil && in.gen.Broken() == nil {
@@ -171,7 +193,7 @@ func (in *Input) connect(ctx context.Context) error {
 // target or the source was out of reach.
 func (in *Input) goOn(ctx context.Context) error {
 	if down := in.gen.Down(); down != nil {
-		if in.said != down.Error() {
+		if !in.hasSaid(down) {
 			return reason{down}
 		}
 		if err := in.gen.AwaitUp(ctx); err != nil {
@@ -181,27 +203,28 @@ func (in *Input) goOn(ctx context.Context) error {
 			return in.connect(ctx)
 		}
 	}
-	if in.reader != nil && in.reader.failure() == nil {
+	if in.reader.failure() == nil {
 		return nil
 	}
 	return in.reopen(ctx)
 }
 
 // windDown ends a broken generation: reading stops, and everything under way
-// ends by itself. The reason is returned once, as an error; a generation in
-// which nothing was acknowledged is followed by a pause.
+// ends by itself. The reason is returned once, as an error; generations that
+// break soon after they began are followed by a pause that grows.
 func (in *Input) windDown(ctx context.Context) error {
 	in.stopReading()
-	if err := in.gen.Broken(); in.said != err.Error() {
+	if err := in.gen.Broken(); !in.hasSaid(err) {
 		return reason{err}
 	}
 	if err := in.gen.Drained(ctx); err != nil {
 		return err
 	}
-	if in.gen.Acked() > 0 {
-		in.barren = 0
-	} else if in.barren++; in.barren > 1 {
-		if err := sleep(ctx, backoff(in.conf.retry, in.barren-1)); err != nil {
+	if time.Since(in.began) > 2*in.conf.retry.longest {
+		in.short = 0
+	}
+	if in.short++; in.short > 2 { // a refusal is looked into twice at once
+		if err := sleep(ctx, backoff(in.conf.retry, in.short-2)); err != nil {
 			return err
 		}
 	}

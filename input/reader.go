@@ -48,10 +48,10 @@ type reader struct {
 	wg     sync.WaitGroup
 }
 
-func newReader(in *Input, next []int64) (*reader, error) {
-	r := &reader{in: in, gen: in.gen, source: in.source, at: make([]atomic.Int64, len(next)), index: map[string][]int{}}
+func newReader(in *Input, gen *relay.Generation, next []int64) (*reader, error) {
+	r := &reader{in: in, gen: gen, source: in.source, at: make([]atomic.Int64, len(next)), index: map[string][]int{}}
 	offsets := map[string]map[int32]kgo.Offset{}
-	for i, p := range in.gen.Parts {
+	for i, p := range gen.Parts {
 		r.at[i].Store(next[i])
 		tp := p.Source
 		if offsets[tp.Topic] == nil {
@@ -205,9 +205,6 @@ func (r *reader) poll(ctx context.Context) error {
 	r.mu.Lock()
 	r.poke = nil
 	r.mu.Unlock()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
 	var bad error
 	fetches.EachError(func(topic string, partition int32, err error) {
 		if bad == nil && !errors.Is(err, context.Canceled) {
@@ -219,7 +216,7 @@ func (r *reader) poll(ctx context.Context) error {
 		return bad
 	}
 	r.pending = fetches.Records()
-	return nil
+	return ctx.Err()
 }
 
 // explain turns a fetch error into what it means. Whatever it is, reading
@@ -229,7 +226,7 @@ func (r *reader) explain(tp position.TP, err error) error {
 	if errors.As(err, &loss) {
 		stop := &position.Stop{
 			Reason: fmt.Sprintf("source %s lost records: partition %s was consumed to offset %d and its log was then truncated to %d (unclean leader election); what was relayed may differ from what the source holds now", r.source.name, tp, loss.ConsumedTo, loss.ResetTo),
-			Cure:   "compare source and target before going on",
+			Cure:   "compare source and target from there on before the relay is started again",
 		}
 		r.in.fatal(stop)
 		return stop

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -14,7 +15,7 @@ import (
 )
 
 // missingAfter attempts in a row that miss a source topic mean that it is gone.
-const missingAfter = 5
+const missingAfter = 3
 
 // recover asks where the target stands, decides where every source partition
 // goes on, and begins a generation there.
@@ -37,7 +38,7 @@ func (in *Input) recover(ctx context.Context) error {
 	}
 	gen := relay.NewGeneration(in.seat, target, relay.Plan{
 		Standing: st, Starts: starts, WindowBytes: st.MaxInFlight * in.conf.batchMaxBytes,
-		Strict: in.conf.resume == position.ResumeWatermark, Standard: in.conf.standard, Exit: in.exits(),
+		Strict: in.conf.resume == position.ResumeWatermark, Standard: in.conf.standard,
 	})
 	if err := target.Begin(ctx, gen); err != nil {
 		return err
@@ -46,28 +47,36 @@ func (in *Input) recover(ctx context.Context) error {
 	for i, s := range starts {
 		next[i] = s.Next
 	}
-	in.gen = gen
 	if in.stopAt == nil && in.conf.stopAtEnd {
 		in.stopAt = r.ends
 	}
-	return in.read(next)
+	in.began = time.Now()
+	return in.read(gen, next)
 }
 
 // openSource connects anew; what was open before is dropped.
 func (in *Input) openSource(ctx context.Context) error {
 	in.dropSource()
 	s, err := openSource(ctx, in.conf)
-	if missing := (*missingTopicError)(nil); errors.As(err, &missing) && in.fails+1 >= missingAfter {
-		return &position.Stop{Reason: missing.Error()}
+	if missing := (*missingTopicError)(nil); errors.As(err, &missing) {
+		if in.missing++; in.missing >= missingAfter {
+			return &position.Stop{Reason: missing.Error()}
+		}
+		return err
 	}
+	in.missing = 0
 	in.source = s
 	return err
 }
 
-func (in *Input) read(next []int64) error {
-	r, err := newReader(in, next)
-	in.reader = r
-	return err
+// read begins to read at next, within gen.
+func (in *Input) read(gen *relay.Generation, next []int64) error {
+	r, err := newReader(in, gen, next)
+	if err != nil {
+		return err
+	}
+	in.gen, in.reader = gen, r
+	return nil
 }
 
 // reopen reads on at the in-memory positions, after trouble with the source.
@@ -92,7 +101,7 @@ func (in *Input) reopen(ctx context.Context) error {
 			return err
 		}
 	}
-	return in.read(next)
+	return in.read(in.gen, next)
 }
 
 // checkSame refuses a topic that was recreated while the relay ran.
@@ -265,17 +274,20 @@ func shorten(b []byte) string {
 	return fmt.Sprintf("%q", b)
 }
 
-// agrees compares a source cluster the mark does not know with the records it
-// samples: it must be another copy of the same records.
+// agrees compares the source with the records the mark samples: a cluster the
+// mark does not know must be another copy of the same records, and one it knows
+// must still hold the last one.
 func (r *resolver) agrees(ctx context.Context, ps *relay.PartStanding) error {
 	m, tp := ps.Evidence.Mark, ps.Part.Source
 	id := ps.Evidence.Source.ClusterID
-	if _, known := m.Knows(id); known {
-		return nil
+	pairs := m.Pairs
+	_, known := m.Knows(id)
+	if known && len(pairs) > 0 {
+		pairs = pairs[len(pairs)-1:]
 	}
 	reader := r.in.source.reader(r.in.conf.committed)
 	compared := 0
-	for _, pair := range m.Pairs {
+	for _, pair := range pairs {
 		if pair.Offset < r.starts[tp] || pair.Offset >= r.ends[tp] {
 			continue
 		}
@@ -289,12 +301,12 @@ func (r *resolver) agrees(ctx context.Context, ps *relay.PartStanding) error {
 		if got := record.Fingerprint(rec); got != pair.Fingerprint {
 			return &position.Stop{
 				Reason: fmt.Sprintf("source %s (cluster %s) does not hold the records that relay_id %q relayed before: partition %s, offset %d has fingerprint %s, relayed was %s", r.in.source.name, id, r.standing.RelayID, tp, pair.Offset, got, pair.Fingerprint),
-				Cure:   "check seed_brokers; another relay may use this relay_id: give each its own",
+				Cure:   "check seed_brokers; if another relay uses this relay_id, give each its own; if the source's log was truncated (unclean election, restored backup), compare source and target before going on",
 			}
 		}
 		compared++
 	}
-	if compared == 0 {
+	if compared == 0 && !known {
 		r.in.log.With("source", r.in.source.name, "partition", tp.String()).Warn("No record relayed before is left to compare this source with; it is followed unverified")
 	}
 	return nil

@@ -3,6 +3,7 @@ package input
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kafka-failover/kafka-failover/internal/position"
@@ -91,7 +92,13 @@ func (r *reader) lookAhead(ctx context.Context, before []int64, ends map[positio
 		to := from
 		for to < ends[tp] && ctx.Err() == nil {
 			c, err := reader.Glance(ctx, tp, to)
-			if err != nil || c.Next <= to {
+			if err != nil { // the leader may have moved
+				if d, err := r.source.cluster.Describe(ctx, r.source.names()...); err == nil {
+					reader = r.source.cluster.Reader(d, r.in.conf.committed)
+				}
+				break
+			}
+			if c.Next <= to {
 				break
 			}
 			if len(c.Records) > 0 {
@@ -108,7 +115,7 @@ func (r *reader) lookAhead(ctx context.Context, before []int64, ends map[positio
 
 func (r *reader) propose(s skip) {
 	r.mu.Lock()
-	r.skips = append(r.skips, s)
+	r.skips = append(slices.DeleteFunc(r.skips, func(o skip) bool { return o.part == s.part }), s)
 	r.mu.Unlock()
 	r.interrupt()
 }

@@ -21,9 +21,10 @@ type prepared struct {
 	touches []relay.Touch
 	// first holds, per span, the index of the record whose predecessor is in
 	// an earlier batch, -1 if the span has none; last its last source offset.
-	first   []int
-	last    []int64
-	dropped int
+	first []int
+	last  []int64
+	// bad is the message the batch ends before, if on_error: stop met one.
+	bad *badMessage
 }
 
 // fromTurn marks a predecessor that only the turn knows.
@@ -46,8 +47,9 @@ func tpOf(s *record.Source) position.TP {
 	return position.TP{Topic: s.Record.Topic, Partition: s.Record.Partition}
 }
 
-// prepare converts a batch. A *badMessage asks for on_error; any other error
-// means that the pipeline lost what ties messages to their source records.
+// prepare converts a batch, up to the first message that must not be relayed.
+// An error means that the pipeline lost what ties messages to their source
+// records.
 func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepared, error) {
 	p := &prepared{ticket: t, first: make([]int, len(t.Spans())), last: make([]int64, len(t.Spans()))}
 	for i := range p.first {
@@ -62,12 +64,12 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 			return nil, err
 		}
 		if err := s.refuses(t, m, src); err != nil {
-			bad := &badMessage{src, err}
+			p.bad = &badMessage{src, err}
 			if !s.out.conf.dropOnError {
-				return nil, bad
+				break
 			}
-			s.out.noteDropped(bad)
-			p.dropped++
+			s.out.noteDropped(p.bad)
+			p.bad = nil
 			continue
 		}
 		kept = append(kept, m)
@@ -97,11 +99,18 @@ func (s *session) refuses(t *relay.Ticket, m *service.Message, src *record.Sourc
 	if err := m.GetError(); err != nil {
 		return fmt.Errorf("a processor failed on it: %w", err)
 	}
-	// The value alone is a lower bound; the producer checks exactly.
-	if b, err := m.AsBytes(); err != nil {
+	b, err := m.AsBytes()
+	if err != nil {
 		return err
-	} else if len(b) > int(s.out.conf.producer.MaxMessageBytes) {
-		return fmt.Errorf("its value has %d bytes and max_message_bytes is %d; raise max_message_bytes, and max.message.bytes of target topic %q", len(b), s.out.conf.producer.MaxMessageBytes, s.part(t, src).Route.Target)
+	}
+	// A lower bound of what is written; the producer checks exactly, and what
+	// it refuses is found the longer way.
+	size := len(b) + len(src.Record.Key) + len(s.gen.OriginHeader) + len(s.gen.RelayID) + len(src.Record.Topic)
+	for i := range src.Record.Headers {
+		size += len(src.Record.Headers[i].Key) + len(src.Record.Headers[i].Value)
+	}
+	if most := int(s.out.conf.producer.MaxMessageBytes); size > most {
+		return fmt.Errorf("it has at least %d bytes and max_message_bytes is %d; raise max_message_bytes, and max.message.bytes of target topic %q", size, most, s.part(t, src).Route.Target)
 	}
 	return nil
 }
@@ -147,7 +156,7 @@ func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, h
 		r := &p.records[i]
 		var err error
 		if hs, err = s.rules.Fill(r, m, src.Record, hs); err != nil {
-			return &badMessage{src, err}
+			return fmt.Errorf("source record %s offset %d: %w", tpOf(src), src.Record.Offset, err)
 		}
 		if s.gen.OriginHeader != "" {
 			if prevSource == nil || prevSource.Span != src.Span {
@@ -223,12 +232,17 @@ func (x *touchIndex) of(span, slot int) int32 {
 }
 
 // finish, within the turn, fills in what depended on the batches before.
-func (p *prepared) finish(g *relay.Generation) {
+func (p *prepared) finish(g *relay.Generation) error {
 	for span, last := range p.last {
 		if last < 0 {
 			continue
 		}
 		prev := p.ticket.Prev(span, last)
+		if g.Strict {
+			if err := p.checkContiguous(span, prev); err != nil {
+				return err
+			}
+		}
 		i := p.first[span]
 		if i < 0 || g.OriginHeader == "" {
 			continue
@@ -238,4 +252,21 @@ func (p *prepared) finish(g *relay.Generation) {
 		v := record.AppendPrefix(nil, g.RelayID, part.Source.Topic, part.Source.Partition)
 		r.Headers[len(r.Headers)-1].Value = record.AppendOffsets(v, p.sources[i].Record.Offset, prev)
 	}
+	return nil
+}
+
+// checkContiguous refuses, before anything is written, a batch in which offsets
+// are missing: where nothing else tells how far the target has come, every
+// record must land at its own offset.
+func (p *prepared) checkContiguous(span int, prev int64) error {
+	for _, src := range p.sources {
+		if src.Span != span {
+			continue
+		}
+		if off := src.Record.Offset; off != prev+1 {
+			return fmt.Errorf("with resume: watermark every record must keep its offset, but source partition %s goes from offset %d to %d here: a record was filtered or dropped, or the source has gaps; use resume: auto", tpOf(src), prev, off)
+		}
+		prev++
+	}
+	return nil
 }

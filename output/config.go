@@ -4,10 +4,8 @@
 package output
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -71,7 +69,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 			service.NewInterpolatedStringField(fieldKey).Default("").
 				Description("Record key for messages that no kafka_failover input made. Empty: no key."),
 			service.NewInterpolatedStringField(fieldPartition).Default("").Advanced().
-				Description("Partition number for messages that no kafka_failover input made. Empty: by key, as Kafka's default partitioner does."),
+				Description("Partition number for messages that no kafka_failover input made. It must give a number for each. Not set: by key, as Kafka's default partitioner does."),
 			service.NewStringEnumField(fieldAcks, "all", "leader", "none").Default("all").Advanced().
 				Description("Whose acknowledgement counts as written. Kafka: acks. `leader` and `none` need `idempotent_write: false` and give up the promise that nothing is lost."),
 			service.NewBoolField(fieldIdempotent).Default(true).Advanced().
@@ -83,7 +81,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 			service.NewStringField(fieldMaxMessageBytes).Default("1MiB").Advanced().
 				Description("Largest record batch to send, before compression, `origin_header` included; at most the target topic's max.message.bytes. Kafka: max.request.size."),
 			service.NewIntField(fieldMaxBuffered).Default(100_000).Advanced().
-				Description("Most records handed to the producer and not yet acknowledged."),
+				Description("Records handed to the producer and not yet acknowledged, above which further batches wait; a single batch may hold more."),
 			service.NewIntField(fieldMaxInFlight).Default(16).Advanced().
 				Description("Times the input's `batch_max_bytes`, this is the window: the most bytes read and not yet acknowledged."),
 			service.NewDurationField(fieldMetadataMaxAge).Default("30s").Advanced().
@@ -99,7 +97,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 			service.NewMetadataFilterField(fieldHeaderMetadata).Optional().Advanced().
 				Description("Other metadata to write as headers. Source headers are kept anyway, and follow the metadata of their name where the pipeline changed it."),
 			service.NewStringEnumField(fieldOnError, "stop", "drop").Default("stop").
-				Description("What to do with a message that a processor failed on, or a record the target will never take: `stop` the relay, or `drop` it and count it."),
+				Description("What to do with a relayed message that a processor failed on, or a record the target will never take: `stop` the relay, or `drop` it and count it."),
 		).
 		LintRule(lintRule)
 }
@@ -107,9 +105,15 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 // lintRule says what lint can see without building the output.
 const lintRule = `root = match {
   !this.exists("seed_brokers") || (this.seed_brokers.type() == "array" && this.seed_brokers.length() == 0) => [ "seed_brokers is empty: name at least one broker of the target, such as [ localhost:9092 ]" ]
-  this.acks.or("all") != "all" && this.idempotent_write.or(true) => [ "acks: " + this.acks + " needs idempotent_write: false, which gives up the promise that nothing is lost; write acks: all" ]
+  [ "leader", "none" ].contains(this.acks.or("all")) && this.idempotent_write.or(true) => [ "acks: " + this.acks + " needs idempotent_write: false, which gives up the promise that nothing is lost; write acks: all" ]
   this.relay_id.or("") != "" && !this.relay_id.string().re_match("^[a-zA-Z0-9._-]{1,128}$") => [ "relay_id may hold letters, digits, '.', '_' and '-', at most 128 of them" ]
+  !this.progress_topic.or("x").string().re_match("^[a-zA-Z0-9._-]{1,249}$") => [ "progress_topic is not a topic name: letters, digits, '.', '_' and '-', at most 249" ]
+  !this.max_message_bytes.or("1MiB").string().re_match("^[0-9.]+ *([KkMmGg][Ii]?)?[Bb]?$") => [ "max_message_bytes is a size: write a number and a unit, such as 1MiB" ]
+  [ "linger", "metadata_max_age", "conn_idle_timeout" ].any(f -> !this.get(f).or("1s").string().re_match("^([0-9.]+(ns|us|µs|ms|s|m|h))+$")) => [ "linger, metadata_max_age and conn_idle_timeout are times: write a number and a unit, such as 500ms or 30s" ]
+  [ "max_in_flight", "max_buffered_records" ].any(f -> this.get(f).or(1).number(0) < 1) => [ "max_in_flight and max_buffered_records must be at least 1" ]
 }`
+
+var topicPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 
 var relayIDPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,128}$`)
 
@@ -158,7 +162,7 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 			Acks:            acks[r.String(fieldAcks)],
 			Compression:     compressions[r.String(fieldCompression)],
 			Linger:          r.Duration(fieldLinger, 0),
-			MaxMessageBytes: int32(r.Bytes(fieldMaxMessageBytes, 1024, 1<<30)),
+			MaxMessageBytes: int32(r.Bytes(fieldMaxMessageBytes, 1024, 512<<20)),
 		},
 		relay:         r.String(fieldRelay),
 		relayID:       r.String(fieldRelayID),
@@ -179,6 +183,7 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 		c.rules.Extra, err = p.FieldMetadataFilter(fieldHeaderMetadata)
 		r.Note(err)
 	}
+	r.Note(kafka.Validate(c.producer.Opts(c.conn)))
 	if err := r.Err(); err != nil {
 		return c, err
 	}
@@ -191,8 +196,8 @@ func (c config) check(acks string) error {
 		return fmt.Errorf("relay_id %q may hold letters, digits, '.', '_' and '-', at most 128 of them", c.relayID)
 	case acks != "all" && c.producer.Idempotent:
 		return fmt.Errorf("acks: %s needs idempotent_write: false, which gives up the promise that nothing is lost; write acks: all", acks)
-	case c.progressTopic == "" || strings.ContainsAny(c.progressTopic, "/ "):
-		return errors.New("progress_topic must name a topic")
+	case !topicPattern.MatchString(c.progressTopic):
+		return fmt.Errorf("progress_topic %q is not a topic name: letters, digits, '.', '_' and '-', at most 249", c.progressTopic)
 	}
 	return nil
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/position/progress"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
@@ -38,14 +40,19 @@ func (o *Output) Begin(ctx context.Context, g *relay.Generation) error {
 	}
 	if s.progress != nil {
 		if err := s.firstMarks(ctx); err != nil {
-			s.client.Close()
+			s.hangUp()
 			return o.Explain(err, nil)
 		}
 	}
-	s.start()
+	s.careful = o.refused.take()
 	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed || o.session != nil {
+		s.hangUp()
+		return errors.New("the output was closed meanwhile")
+	}
 	o.session = s
-	o.mu.Unlock()
+	s.start()
 	return nil
 }
 
@@ -137,7 +144,7 @@ func (s *session) mark(st position.Statement) (position.Key, position.Mark) {
 	m := position.Mark{
 		Next: st.Next, Covered: make(map[int32]int64, len(st.Covered)),
 		TargetTopicID: part.TargetTopicID, Sources: part.Sources,
-		Generation: s.out.generation, Instance: s.out.instance, Pairs: st.Pairs,
+		Generation: s.out.generation, Instance: s.out.instance, Partitions: part.SourcePartitions, Pairs: st.Pairs,
 	}
 	for slot, end := range st.Covered {
 		m.Covered[s.gen.Slots[slot].Partition] = end
@@ -163,6 +170,52 @@ func (s *session) keepMarks(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// settle ends a drained generation. Where it was disowned, marks are written
+// that prove no more than is certain: nothing that stands in the target counts,
+// what is in doubt is read again. Then the relay stops.
+func (s *session) settle(ctx context.Context) error {
+	d := s.gen.Disowned()
+	if d == nil {
+		return nil
+	}
+	if s.progress != nil {
+		if err := s.disown(ctx, d); err != nil {
+			return fmt.Errorf("after %w: %w", d.Err, err)
+		}
+	}
+	return &position.Stop{Reason: d.Err.Error()}
+}
+
+func (s *session) disown(ctx context.Context, d *relay.Disowned) error {
+	c, err := s.out.admin()
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, slot := range s.gen.Slots {
+		if !slices.Contains(names, slot.Topic) {
+			names = append(names, slot.Topic)
+		}
+	}
+	ends, err := c.Offsets(ctx, kafka.HighWatermark, names...)
+	if err != nil {
+		return err
+	}
+	var statements []position.Statement
+	for i, next := range s.gen.Certain(d) {
+		st := position.Statement{Part: i, Next: next, Covered: map[int]int64{}}
+		part := s.gen.Parts[i]
+		for slot := part.FirstSlot; slot < part.FirstSlot+part.Slots; slot++ {
+			st.Covered[slot] = ends[s.gen.Slots[slot]]
+		}
+		statements = append(statements, st)
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstMarksTimeout)
+	defer cancel()
+	_, err = s.writeMarks(ctx, statements)
+	return err
 }
 
 // lastMarks writes what has moved since the last marks, if the session ends in

@@ -26,7 +26,9 @@ func (p *plain) open(o *Output) (*kgo.Client, error) {
 	if p.client != nil {
 		return p.client, nil
 	}
-	opts := append(o.conf.producer.Opts(o.conf.conn), kgo.MaxBufferedRecords(o.conf.maxBuffered))
+	producer := o.conf.producer
+	producer.Plain = true
+	opts := append(producer.Opts(o.conf.conn), kgo.MaxBufferedRecords(o.conf.maxBuffered))
 	if !o.conf.hasPartition {
 		opts = append(opts, kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 	}
@@ -61,7 +63,7 @@ func (p *plain) close() {
 func (o *Output) writePlain(ctx context.Context, batch service.MessageBatch) error {
 	if seat := o.paired(); seat != nil {
 		err := fmt.Errorf("a message without a ticket reached %s: something between it and the kafka_failover input makes new messages or loses their context (a buffer, a second input beside it); remove it", o.name)
-		seat.Fail(err, false)
+		seat.Fail(err)
 		return err
 	}
 	c, err := o.plain.open(o)
@@ -74,7 +76,10 @@ func (o *Output) writePlain(ctx context.Context, batch service.MessageBatch) err
 			return err
 		}
 	}
-	return c.ProduceSync(ctx, records...).FirstErr()
+	if err := c.ProduceSync(ctx, records...).FirstErr(); err != nil {
+		return fmt.Errorf("writing to %s: %w", records[0].Topic, err)
+	}
+	return nil
 }
 
 func (o *Output) plainRecord(m *service.Message) (*kgo.Record, error) {
@@ -92,6 +97,9 @@ func (o *Output) plainRecord(m *service.Message) (*kgo.Record, error) {
 	if o.conf.hasKey {
 		if r.Key, err = o.conf.key.TryBytes(m); err != nil {
 			return nil, fmt.Errorf("key: %w", err)
+		}
+		if len(r.Key) == 0 {
+			r.Key = nil
 		}
 	}
 	if o.conf.hasPartition {

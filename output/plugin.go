@@ -45,10 +45,16 @@ type Output struct {
 	generation int64
 
 	mu      sync.Mutex
+	closed  bool
 	cluster *kafka.Cluster // for questions; nil until the first
 	session *session
 	// What the last Stand found, for the Begin that follows.
 	found *found
+	// known are the IDs of the target's topics, by name, as first seen: another
+	// one later means that the topic was recreated.
+	known   map[string]string
+	missing int // looks in a row that missed a target topic
+	named   time.Time
 }
 
 type found struct {
@@ -71,10 +77,10 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Output, error) {
 		conf: conf, log: res.Logger(), instance: hex.EncodeToString(id),
 		name: "output " + componentName(res), metrics: metrics.NewOutput(res.Metrics()),
 	}
-	o.seats = append(o.seats, relay.Join(res, conf.relay).AnnounceOutput(o))
+	o.seats = append(o.seats, relay.Join(res, conf.relay).AnnounceOutput(o, o.hasTarget()))
 	if label := res.Label(); label != "" && conf.relay == "" {
 		// An output resource is found by its label.
-		o.seats = append(o.seats, relay.Join(res, label).AnnounceOutput(o))
+		o.seats = append(o.seats, relay.Join(res, label).AnnounceOutput(o, o.hasTarget()))
 	}
 	if !conf.producer.Idempotent {
 		o.log.Warn("idempotent_write is false: retries may reorder or repeat records, and with acks other than all the target may lose them")
@@ -108,8 +114,9 @@ func (o *Output) Connect(ctx context.Context) error {
 	return o.plain.connect(ctx, o)
 }
 
-// WriteBatch writes one batch and returns once it is acknowledged. An error of
-// a relayed batch has broken the generation already: the input recovers.
+// WriteBatch writes one batch and returns once it is acknowledged. What goes
+// wrong with a relayed batch is told to its generation and not to Benthos: see
+// relay.Ticket.Fail.
 func (o *Output) WriteBatch(ctx context.Context, batch service.MessageBatch) error {
 	if len(batch) == 0 {
 		return nil
@@ -118,15 +125,25 @@ func (o *Output) WriteBatch(ctx context.Context, batch service.MessageBatch) err
 	if t == nil {
 		return o.writePlain(ctx, batch)
 	}
-	if err := t.Claim(o, o.name); err != nil {
-		t.Generation().Fatal(err)
-		return t.Fail(err)
-	}
+	err := t.Claim(o, o.name)
 	s := o.current()
-	if s == nil || s.gen != t.Generation() {
-		return t.Fail(relay.ErrBroken)
+	switch {
+	case errors.Is(err, relay.ErrBroken) || (err == nil && (s == nil || s.gen != t.Generation())):
+		t.Fail(relay.ErrBroken)
+	case err != nil:
+		t.Generation().Disown(err, errors.Is(err, relay.ErrEarlyAck))
+		t.Fail(err)
+	default:
+		s.write(ctx, t, batch)
 	}
-	return s.write(ctx, t, batch)
+	return nil
+}
+
+// Left implements relay.Target.
+func (o *Output) Left() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed
 }
 
 func (o *Output) current() *session {
@@ -146,15 +163,22 @@ func (o *Output) Close(ctx context.Context) error {
 		seat.Leave()
 	}
 	o.mu.Lock()
-	s, cluster := o.session, o.cluster
-	o.session, o.cluster = nil, nil
+	s := o.session
+	o.session = nil
 	o.mu.Unlock()
 	if s != nil {
 		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 		s.lastMarks(ctx)
+		if err := s.settle(ctx); err != nil {
+			s.gen.Fatal(err)
+		}
 		cancel()
 		s.close()
 	}
+	o.mu.Lock()
+	cluster := o.cluster
+	o.closed, o.cluster = true, nil
+	o.mu.Unlock()
 	if cluster != nil {
 		cluster.Close()
 	}
@@ -178,6 +202,9 @@ func (o *Output) ConnectionTest(ctx context.Context) service.ConnectionTestResul
 func (o *Output) admin() (*kafka.Cluster, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.closed {
+		return nil, errors.New("the output is closed")
+	}
 	if o.cluster == nil {
 		c, err := o.conf.conn.Admin()
 		if err != nil {
@@ -188,9 +215,19 @@ func (o *Output) admin() (*kafka.Cluster, error) {
 	return o.cluster, nil
 }
 
-// noteDropped says once per record that on_error: drop left it out.
+// noteDropped counts what on_error: drop leaves out, and names one record a
+// second.
 func (o *Output) noteDropped(bad *badMessage) {
 	o.metrics.Dropped(1)
+	o.mu.Lock()
+	quiet := time.Since(o.named) < time.Second
+	if !quiet {
+		o.named = time.Now()
+	}
+	o.mu.Unlock()
+	if quiet {
+		return
+	}
 	o.log.With("topic", bad.source.Record.Topic, "partition", bad.source.Record.Partition, "offset", bad.source.Record.Offset).
 		Warnf("on_error: drop left a record out: %v", bad.err)
 }

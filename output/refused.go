@@ -11,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kafka-failover/kafka-failover/internal/position"
-	"github.com/kafka-failover/kafka-failover/internal/record"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
@@ -39,25 +38,17 @@ type refusals struct {
 // partitions, and the last offset of each.
 type careful map[position.TP]int64
 
-func (f *refusals) note(g *relay.Generation, r *kgo.Record, err error) {
-	if !liesInRecord(err) {
-		return
-	}
-	o, ok := record.LastOrigin(r, g.OriginHeader)
-	if !ok {
-		return
-	}
+func (f *refusals) note(tp position.TP, last int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.upTo == nil {
 		f.upTo = map[position.TP]int64{}
 	}
-	tp := position.TP{Topic: o.Topic, Partition: o.Partition}
-	f.upTo[tp] = max(f.upTo[tp], o.Offset)
+	f.upTo[tp] = max(f.upTo[tp], last)
 }
 
-// careful hands the stretches over to a new session.
-func (f *refusals) careful() careful {
+// take hands the stretches over to a new session.
+func (f *refusals) take() careful {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := careful(f.upTo)
@@ -80,36 +71,50 @@ func (c careful) covers(g *relay.Generation, t *relay.Ticket) bool {
 	return covered
 }
 
-// writeCarefully writes a batch one record at a time, within its turn and with
-// nothing else under way: a refused record takes with it what is buffered
-// behind it. held is what the caller has of s.room.
-func (s *session) writeCarefully(ctx context.Context, p *prepared, held int64) error {
-	t := p.ticket
-	if err := s.room.Acquire(ctx, s.capacity-held); err != nil {
-		return t.Fail(err)
+// alone says how many records of a batch are to be written one at a time: all
+// of them in a stretch that was refused, and the very first of a generation,
+// since a relay that is restarted again and again at a poison record would
+// otherwise each time write a window behind it. It waits until nothing else is
+// under way: a refused record takes with it what is buffered behind it.
+func (s *session) alone(ctx context.Context, p *prepared, held int64) (int, error) {
+	n := 0
+	switch {
+	case s.careful.covers(s.gen, p.ticket):
+		n = len(p.records)
+	case p.ticket.Number() == 0:
+		n = min(1, len(p.records))
 	}
-	defer s.room.Release(s.capacity - held)
-	ends := make([]int64, len(p.touches))
-	for i := range p.records {
-		r := &p.records[i]
-		err := s.produceOne(ctx, r)
-		switch {
+	if n == 0 {
+		return 0, nil
+	}
+	if err := s.room.Acquire(ctx, s.capacity-held); err != nil {
+		return 0, err
+	}
+	s.room.Release(s.capacity - held)
+	return n, nil
+}
+
+// handAlone writes the first n records one at a time.
+func (d *delivery) handAlone(ctx context.Context, n int) error {
+	for ; d.from < n; d.from++ {
+		if d.s.gen.Broken() != nil {
+			return relay.ErrBroken
+		}
+		r := &d.p.records[d.from]
+		switch err := d.s.produceOne(ctx, r); {
 		case err == nil:
-			ends[p.touch[i]] = r.Offset + 1
+			d.ends[d.p.touch[d.from]] = r.Offset + 1
+			d.s.gen.Touch()
 		case !liesInRecord(err):
-			return t.Fail(fmt.Errorf("target partition %s/%d refused a record: %w", r.Topic, r.Partition, err))
+			return fmt.Errorf("target partition %s/%d refused a record: %w", r.Topic, r.Partition, err)
 		default:
-			bad := &badMessage{p.sources[i], fmt.Errorf("target partition %s/%d will never take it: %w", r.Topic, r.Partition, err)}
-			if !s.out.conf.dropOnError {
-				stop := stopAt(bad)
-				s.gen.Fatal(stop)
-				return t.Fail(stop)
+			bad := &badMessage{d.p.sources[d.from], fmt.Errorf("target partition %s/%d will never take it: %w", r.Topic, r.Partition, err)}
+			if !d.s.out.conf.dropOnError {
+				return stopAt(bad)
 			}
-			s.out.noteDropped(bad)
+			d.s.out.noteDropped(bad)
 		}
 	}
-	t.Landed(p.touches, ends)
-	t.Pass()
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/position/progress"
 	"github.com/kafka-failover/kafka-failover/internal/record"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
@@ -24,6 +25,7 @@ type session struct {
 	out      *Output
 	gen      *relay.Generation
 	client   *kgo.Client
+	hangUp   func()          // closes client, once
 	progress *progress.Topic // nil with resume: watermark
 	topics   map[string]kafka.Topic
 	rules    record.Rules
@@ -51,10 +53,10 @@ func (o *Output) newSession(g *relay.Generation, f *found) (*session, error) {
 		hasher:   kgo.StickyKeyPartitioner(nil).ForTopic(""),
 		capacity: int64(o.conf.maxBuffered),
 		room:     semaphore.NewWeighted(int64(o.conf.maxBuffered)),
-		careful:  o.refused.careful(),
 		aborted:  make(chan struct{}),
 	}
 	s.rules.Standard = g.Standard
+	s.hangUp = sync.OnceFunc(client.Close)
 	return s, nil
 }
 
@@ -74,51 +76,72 @@ func (s *session) close() {
 	if s.stop != nil {
 		s.stop()
 	}
-	s.client.Close()
+	s.hangUp()
 	s.running.Wait()
 }
 
 // write is the way of one batch: prepared in parallel with others, handed to
-// the producer in its turn, and waited for while the next ones follow.
-func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.MessageBatch) error {
+// the producer in its turn, and waited for while the next ones follow. What goes
+// wrong is told to the generation.
+func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.MessageBatch) {
 	p, err := s.prepare(t, batch)
-	if bad := (*badMessage)(nil); errors.As(err, &bad) {
-		return s.giveUp(ctx, t, bad)
-	}
 	if err != nil {
-		s.gen.Fatal(err)
-		return t.Fail(err)
+		s.fatal(t, err)
+		return
+	}
+	if err := t.Turn(ctx); err != nil {
+		t.Fail(err)
+		return
 	}
 	n := min(int64(len(p.records)), s.capacity)
-	if err := t.Turn(ctx); err != nil {
-		return t.Fail(err)
-	}
 	if err := s.room.Acquire(ctx, n); err != nil {
-		return t.Fail(err)
+		t.Fail(err)
+		return
 	}
 	defer s.room.Release(n)
 	if err := t.Hand(p.touches); err != nil {
-		return t.Fail(err)
+		t.Fail(err)
+		return
 	}
-	p.finish(s.gen)
-	if s.careful.covers(s.gen, t) {
-		return s.writeCarefully(ctx, p, n)
+	if err := p.finish(s.gen); err != nil {
+		s.fatal(t, err)
+		return
 	}
-	d := newDelivery(s, p)
-	d.hand()
-	t.Pass()
-	return d.await(ctx)
+	s.deliver(ctx, p, n)
 }
 
-// giveUp stops the relay at a message that must not be relayed, once all
-// earlier batches have been handed over: the target ends with the prefix.
-func (s *session) giveUp(ctx context.Context, t *relay.Ticket, bad *badMessage) error {
-	if err := t.Turn(ctx); err != nil {
-		return t.Fail(err)
+// deliver hands a batch over within its turn and waits for it.
+func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
+	t, d := p.ticket, newDelivery(s, p)
+	alone, err := s.alone(ctx, p, held)
+	if err == nil {
+		err = d.handAlone(ctx, alone)
 	}
-	err := stopAt(bad)
+	if err == nil {
+		d.hand()
+		if p.bad == nil && !s.gen.Strict {
+			t.Pass()
+		}
+		err = d.await(ctx)
+	}
+	var stop *position.Stop
+	switch {
+	case errors.As(err, &stop):
+		s.fatal(t, stop)
+	case err != nil:
+		t.Fail(err)
+	case p.bad != nil: // all before it is in the target now, and nothing follows
+		s.fatal(t, stopAt(p.bad))
+	default:
+		t.Landed(p.touches, d.ends)
+		t.Pass()
+	}
+}
+
+// fatal stops the relay at a ticket.
+func (s *session) fatal(t *relay.Ticket, err error) {
 	s.gen.Fatal(err)
-	return t.Fail(err)
+	t.Fail(err)
 }
 
 // delivery waits for a batch's records to be acknowledged.
@@ -126,20 +149,20 @@ type delivery struct {
 	s    *session
 	p    *prepared
 	ends []int64 // per touch: the end offset of its records
+	from int     // records before it have been handled one by one
 	left int
 	done chan struct{}
 	err  error
-	// failed is the first record that was not acknowledged.
-	failed *kgo.Record
 }
 
 func newDelivery(s *session, p *prepared) *delivery {
-	return &delivery{s: s, p: p, ends: make([]int64, len(p.touches)), left: len(p.records), done: make(chan struct{})}
+	return &delivery{s: s, p: p, ends: make([]int64, len(p.touches)), done: make(chan struct{})}
 }
 
-// hand gives all records to the producer. Their contexts cannot be cancelled:
-// a cancelled record would leave a hole.
+// hand gives the records from d.from on to the producer. Their contexts cannot
+// be cancelled: a cancelled record would leave a hole.
 func (d *delivery) hand() {
+	d.left = len(d.p.records) - d.from
 	if d.left == 0 {
 		close(d.done)
 		return
@@ -149,7 +172,7 @@ func (d *delivery) hand() {
 		promises[i] = d.promise(i)
 	}
 	ctx := context.Background()
-	for i := range d.p.records {
+	for i := d.from; i < len(d.p.records); i++ {
 		d.s.client.Produce(ctx, &d.p.records[i], promises[d.p.touch[i]])
 	}
 }
@@ -160,7 +183,7 @@ func (d *delivery) hand() {
 func (d *delivery) promise(i int) func(*kgo.Record, error) {
 	return func(r *kgo.Record, err error) {
 		if err != nil {
-			d.refused(r, err)
+			d.refused(i, r, err)
 		} else if r.Offset >= d.ends[i] {
 			d.ends[i] = r.Offset + 1
 		}
@@ -170,46 +193,47 @@ func (d *delivery) promise(i int) func(*kgo.Record, error) {
 	}
 }
 
-func (d *delivery) refused(r *kgo.Record, err error) {
+func (d *delivery) refused(touch int, r *kgo.Record, err error) {
 	if d.err == nil {
-		d.err, d.failed = err, r
-		d.s.gen.Break(fmt.Errorf("target partition %s/%d refused a record batch: %w", r.Topic, r.Partition, err))
+		d.err = fmt.Errorf("target partition %s/%d refused a record batch: %w", r.Topic, r.Partition, err)
+		d.s.gen.Break(d.err)
 	}
-	d.s.out.refused.note(d.s.gen, r, err)
+	if liesInRecord(err) {
+		span := d.p.touches[touch].Span
+		part := d.s.gen.Parts[d.p.ticket.Spans()[span].Part]
+		d.s.out.refused.note(part.Source, d.p.last[span])
+	}
 }
 
-// await returns once every record is acknowledged, or one is refused, or the
-// stream is stopped for good.
+// await returns once every record is acknowledged or refused, or the stream is
+// stopped for good.
 func (d *delivery) await(ctx context.Context) error {
-	t := d.p.ticket
 	select {
 	case <-d.done:
 	case <-ctx.Done():
-		return t.Fail(ctx.Err())
+		return ctx.Err()
 	case <-d.s.aborted:
-		return t.Fail(relay.ErrBroken)
-	}
-	if d.err != nil {
-		return t.Fail(fmt.Errorf("target partition %s/%d refused a record batch: %w", d.failed.Topic, d.failed.Partition, d.err))
+		return relay.ErrBroken
 	}
 	if err := d.checkStrict(); err != nil {
-		d.s.gen.Fatal(err)
-		return t.Fail(err)
+		return err
 	}
-	t.Landed(d.p.touches, d.ends)
-	return nil
+	return d.err
 }
 
-// checkStrict makes sure that offsets stay equal where nothing else tells how
-// far the target has come.
+// checkStrict makes sure, where nothing else tells how far the target has come,
+// that what was acknowledged stands at its source offset.
 func (d *delivery) checkStrict() error {
 	if !d.s.gen.Strict {
 		return nil
 	}
 	for i := range d.p.records {
 		r, src := &d.p.records[i], d.p.sources[i].Record
-		if r.Offset != src.Offset {
-			return fmt.Errorf("with resume: watermark every record must keep its offset, but source record %s offset %d was written to %s/%d at offset %d: a record was dropped, another writer is in the target, or the source has gaps; use resume: auto", tpOf(d.p.sources[i]), src.Offset, r.Topic, r.Partition, r.Offset)
+		if r.Offset != src.Offset && (d.err == nil || r.Offset > 0) {
+			return &position.Stop{
+				Reason: fmt.Sprintf("with resume: watermark every record must keep its offset, but source record %s offset %d was written to %s/%d at offset %d: another writer is in the target, or a batch before it was refused", tpOf(d.p.sources[i]), src.Offset, r.Topic, r.Partition, r.Offset),
+				Cure:   "truncate the target to equal offsets or copy it anew; use resume: auto",
+			}
 		}
 	}
 	return nil

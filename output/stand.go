@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +26,17 @@ func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, err
 	o.session, o.found = nil, nil
 	o.mu.Unlock()
 	if old != nil {
+		err := old.settle(ctx)
+		if err != nil && !isStop(err) {
+			o.mu.Lock()
+			o.session = old // the marks must be written first
+			o.mu.Unlock()
+			return nil, err
+		}
 		old.close()
+		if err != nil {
+			return nil, err
+		}
 	}
 	if o.hasTarget() {
 		return nil, &position.Stop{
@@ -48,6 +59,11 @@ func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, err
 	}
 	o.mu.Unlock()
 	return b.standing, nil
+}
+
+func isStop(err error) bool {
+	var stop *position.Stop
+	return errors.As(err, &stop)
 }
 
 func (o *Output) hasTarget() bool { return o.conf.hasTopic || o.conf.hasKey || o.conf.hasPartition }
@@ -102,9 +118,39 @@ func (b *bearing) describe(ctx context.Context) error {
 	}
 	for _, t := range b.query.Topics {
 		if err := b.checkTopic(t); err != nil {
+			return b.patient(err)
+		}
+		if err := b.out.checkKnown(t.Route.Target, d.Topics[t.Route.Target].ID); err != nil {
 			return err
 		}
 	}
+	b.out.missing = 0
+	return nil
+}
+
+// missingAfter looks in a row that miss a topic or a partition are final; a
+// broker just started may not know all of them yet.
+const missingAfter = 3
+
+func (b *bearing) patient(err error) error {
+	if b.out.missing++; b.out.missing >= missingAfter {
+		return err
+	}
+	return errors.New(err.Error())
+}
+
+// checkKnown refuses a topic that is another one than when the relay began.
+func (o *Output) checkKnown(topic, id string) error {
+	if o.known == nil {
+		o.known = map[string]string{}
+	}
+	if was := o.known[topic]; was != "" && id != "" && was != id {
+		return &position.Stop{
+			Reason: fmt.Sprintf("target topic %q was deleted and recreated while the relay ran (topic ID %s, now %s): what was relayed before is gone", topic, was, id),
+			Cure:   "restart the relay, which then says how to relay it from the beginning",
+		}
+	}
+	o.known[topic] = id
 	return nil
 }
 
@@ -148,6 +194,12 @@ func (b *bearing) layOut(context.Context) error {
 	if st.RelayID == "" {
 		return &position.Stop{Reason: "the target names no cluster ID to derive relay_id from", Cure: "set relay_id of the kafka_failover output"}
 	}
+	if !relayIDPattern.MatchString(st.RelayID) {
+		return &position.Stop{Reason: fmt.Sprintf("the target's cluster ID %q cannot serve as relay_id", st.RelayID), Cure: "set relay_id of the kafka_failover output"}
+	}
+	if slices.Contains(b.topics(), o.conf.progressTopic) {
+		return &position.Stop{Reason: fmt.Sprintf("progress_topic %q is also the target of a route", o.conf.progressTopic), Cure: "give progress_topic another name"}
+	}
 	if st.OriginHeader == "" && b.query.Resume != position.ResumeWatermark {
 		return &position.Stop{Reason: "origin_header is empty, which only resume: watermark can do without", Cure: "set origin_header to a header name, such as _origin"}
 	}
@@ -164,8 +216,9 @@ func (b *bearing) layOut(context.Context) error {
 			part := relay.Part{
 				Source: position.TP{Topic: t.Route.Source, Partition: p}, Route: t.Route,
 				FirstSlot: first[t.Route.Target], Slots: 1,
-				Sources:       []position.SourceID{{ClusterID: b.query.ClusterID, TopicID: t.TopicID}},
-				TargetTopicID: target.ID,
+				SourcePartitions: t.Partitions,
+				Sources:          []position.SourceID{{ClusterID: b.query.ClusterID, TopicID: t.TopicID}},
+				TargetTopicID:    target.ID,
 			}
 			switch t.Route.Mode {
 			case relay.SamePartition:
@@ -188,7 +241,10 @@ func (b *bearing) loadMarks(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if b.progress, err = progress.Open(ctx, b.cluster, b.out.conf.progressTopic, b.out.conf.replication); err != nil {
+	if b.progress, err = progress.Open(ctx, b.cluster, b.out.conf.progressTopic, b.out.conf.replication, b.out.known[b.out.conf.progressTopic] == ""); err != nil {
+		return err
+	}
+	if err := b.out.checkKnown(b.progress.Name, b.progress.ID); err != nil {
 		return err
 	}
 	tp := position.TP{Topic: b.progress.Name}
@@ -274,10 +330,10 @@ func (b *bearing) listOffsets(ctx context.Context) (err error) {
 // gather puts together what is known of each source partition but the suffix.
 func (b *bearing) gather(context.Context) error {
 	st := b.standing
-	marked := map[string]bool{} // source topics with a mark under this route
+	had := map[string]int32{} // partitions of a source topic when its marks were written
 	for _, k := range b.keys {
-		if _, ok := b.marks[k]; ok {
-			marked[k.Source.Topic] = true
+		if e, ok := b.marks[k]; ok {
+			had[k.Source.Topic] = max(had[k.Source.Topic], e.Mark.Partitions)
 		}
 	}
 	for i := range st.Parts {
@@ -285,7 +341,7 @@ func (b *bearing) gather(context.Context) error {
 		e := position.Evidence{
 			Key: b.keys[i], Resume: b.query.Resume,
 			SamePartition: ps.Part.Route.Mode == relay.SamePartition,
-			RouteMarked:   marked[ps.Part.Source.Topic],
+			NewPartition:  had[ps.Part.Source.Topic] > 0 && ps.Part.Source.Partition >= had[ps.Part.Source.Topic],
 			TargetTopicID: ps.Part.TargetTopicID,
 			Source:        ps.Part.Sources[0],
 			OtherRelays:   b.otherRelays(b.keys[i], ps.Part),

@@ -42,6 +42,7 @@ func (s *session) watch(ctx context.Context) {
 		if errors.As(err, &stop) {
 			s.gen.Fatal(stop)
 			close(s.aborted)
+			s.hangUp() // what is buffered is not to land any more
 			return
 		}
 		if ctx.Err() != nil {

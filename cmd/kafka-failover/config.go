@@ -1,70 +1,114 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
+	"syscall"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/redpanda-data/benthos/v4/public/service"
+
+	kafkafailover "github.com/kafka-failover/kafka-failover"
 )
 
 // onConfig looks at the whole configuration once it is parsed: what a plugin's
 // constructor cannot see of its surroundings.
 func onConfig(conf *service.ParsedConfig) error {
-	if _, relays := dig(conf, "input", "kafka_failover"); !relays {
+	in := find(conf, "kafka_failover", "input", "input_resources")
+	if in == nil {
 		return nil
 	}
-	limitMemory(conf)
-	return refuseBuffer(conf)
+	limitMemory(in, find(conf, "kafka_failover", "output", "output_resources"))
+	if buffer, ok := root(conf, "buffer").(map[string]any); ok {
+		for name := range buffer {
+			if name != "none" && name != "label" {
+				return fmt.Errorf("buffer %s: a kafka_failover input acknowledges only what the target has, and a buffer acknowledges what it holds itself, which a crash would lose; remove the buffer", name)
+			}
+		}
+	}
+	if e, ok := root(conf, "error_handling").(map[string]any); ok && e["strict"] == true {
+		return errors.New("error_handling.strict takes failed messages out of batches before the kafka_failover output sees them, and what is missing then passes for filtered; remove it: on_error of the output decides what happens to failed messages, and stops by default")
+	}
+	return nil
 }
 
-// dig finds a value of the configuration as it was written.
-func dig(conf *service.ParsedConfig, path ...string) (any, bool) {
-	if !conf.Contains(path[0]) {
-		return nil, false
+// root is a top-level value of the configuration as it was written.
+func root(conf *service.ParsedConfig, name string) any {
+	if !conf.Contains(name) {
+		return nil
 	}
-	v, err := conf.FieldAny(path[0])
+	v, err := conf.FieldAny(name)
 	if err != nil {
-		return nil, false
+		return nil
 	}
 	if node, ok := v.(interface{ Decode(any) error }); ok { // components stay YAML nodes
+		v = nil
 		if err := node.Decode(&v); err != nil {
-			return nil, false
+			return nil
 		}
 	}
-	for _, name := range path[1:] {
-		m, ok := v.(map[string]any)
-		if !ok {
-			return nil, false
-		}
-		if v, ok = m[name]; !ok {
-			return nil, false
-		}
-	}
-	return v, true
+	return v
 }
 
-// refuseBuffer refuses what would acknowledge batches before the target has
-// them: what a buffer holds is lost with the process.
-func refuseBuffer(conf *service.ParsedConfig) error {
-	v, _ := dig(conf, "buffer")
-	m, _ := v.(map[string]any)
-	for name := range m {
-		if name != "none" && name != "label" {
-			return fmt.Errorf("buffer %s: a kafka_failover input acknowledges only what the target has, and a buffer acknowledges what it holds itself, which a crash would lose; remove the buffer", name)
+// find returns the first component of a type, at any depth below the named
+// top-level values.
+func find(conf *service.ParsedConfig, component string, below ...string) map[string]any {
+	for _, name := range below {
+		if m := findIn(root(conf, name), component); m != nil {
+			return m
 		}
 	}
 	return nil
 }
 
+func findIn(v any, component string) map[string]any {
+	switch x := v.(type) {
+	case map[string]any:
+		if m, ok := x[component].(map[string]any); ok {
+			return m
+		}
+		for _, y := range x {
+			if m := findIn(y, component); m != nil {
+				return m
+			}
+		}
+	case []any:
+		for _, y := range x {
+			if m := findIn(y, component); m != nil {
+				return m
+			}
+		}
+	}
+	return nil
+}
+
+// endWithFatal ends the process as SIGTERM does, within shutdown_timeout, when a
+// relay has stopped for good and is to end it: the engine does not end by itself
+// while it watches files, or while something waits for a target that is down. In
+// streams mode only the stream ends.
+func endWithFatal(args []string) {
+	if slices.Contains(args, "streams") {
+		return
+	}
+	<-kafkafailover.Exiting()
+	time.Sleep(graceToEnd)
+	_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
+}
+
+// graceToEnd is what the engine gets to end by itself.
+const graceToEnd = 2 * time.Second
+
 const (
 	// gcPercent trades memory for time: a relay makes much short-lived garbage
 	// and keeps little, so collecting less often saves a quarter of its CPU.
 	gcPercent = 400
-	// baseMemory and twice the window are what the collector then keeps to,
-	// where it can: fetch buffers, the engine, and the garbage between.
-	baseMemory = 160 << 20
+	// baseMemory, twice the window and a fetch are what the collector then keeps
+	// to, where it can.
+	baseMemory = 144 << 20
 )
 
 // tuneMemory sets the garbage collector's pace unless GOGC says otherwise.
@@ -76,18 +120,23 @@ func tuneMemory() {
 
 // limitMemory bounds what the pace may cost, unless GOMEMLIMIT says otherwise.
 // It is a soft limit: what is really in use may be more.
-func limitMemory(conf *service.ParsedConfig) {
+func limitMemory(in, out map[string]any) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	inFlight, batch := 16, uint64(4<<20)
-	if v, ok := dig(conf, "output", "kafka_failover", "max_in_flight"); ok {
+	inFlight := 16
+	if v, ok := out["max_in_flight"]; ok {
 		_, _ = fmt.Sscan(fmt.Sprint(v), &inFlight)
 	}
-	if v, ok := dig(conf, "input", "kafka_failover", "batch_max_bytes"); ok {
+	window := int64(inFlight) * size(in, "batch_max_bytes", 4<<20)
+	debug.SetMemoryLimit(baseMemory + 2*window + size(in, "fetch_max_bytes", 16<<20))
+}
+
+func size(conf map[string]any, field string, otherwise int64) int64 {
+	if v, ok := conf[field]; ok {
 		if n, err := humanize.ParseBytes(fmt.Sprint(v)); err == nil {
-			batch = n
+			return int64(n)
 		}
 	}
-	debug.SetMemoryLimit(baseMemory + 2*int64(inFlight)*int64(batch))
+	return otherwise
 }

@@ -27,6 +27,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	describe()
 	tuneMemory()
+	go endWithFatal(os.Args)
 	code, err := service.RunCLIToCode(context.Background(),
 		service.CLIOptSetVersion(version, date),
 		service.CLIOptSetBinaryName("kafka-failover"),

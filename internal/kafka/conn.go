@@ -4,6 +4,7 @@
 package kafka
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -69,6 +70,9 @@ type Producer struct {
 	Compression     kgo.CompressionCodec
 	Linger          time.Duration
 	MaxMessageBytes int32
+	// Plain: somebody else retries, so an unknown topic and a lost sequence
+	// are errors to report, not to wait out or to stop at.
+	Plain bool
 }
 
 // Opts are the options of c's client. Retries and delivery time stay unlimited,
@@ -84,9 +88,10 @@ func (o Producer) Opts(c Conn) []kgo.Opt {
 		kgo.ProducerBatchMaxBytes(o.MaxMessageBytes),
 		kgo.BrokerMaxWriteBytes(max(100<<20, 2*o.MaxMessageBytes)),
 		kgo.MaxBufferedRecords(math.MaxInt32),
-		kgo.UnknownTopicRetries(-1),
-		kgo.StopProducerOnDataLossDetected(),
 	)
+	if !o.Plain {
+		opts = append(opts, kgo.UnknownTopicRetries(-1), kgo.StopProducerOnDataLossDetected())
+	}
 	if !o.Idempotent {
 		opts = append(opts, kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(1))
 	}
@@ -95,6 +100,14 @@ func (o Producer) Opts(c Conn) []kgo.Opt {
 
 // Dial makes a client with opts; nothing is connected before its first use.
 func Dial(opts []kgo.Opt) (*kgo.Client, error) { return kgo.NewClient(opts...) }
+
+// Validate says what franz-go would refuse about opts.
+func Validate(opts []kgo.Opt) error {
+	if err := kgo.ValidateOpts(opts...); err != nil {
+		return fmt.Errorf("the Kafka client refuses this configuration: %w; lower or raise the field it speaks of", err)
+	}
+	return nil
+}
 
 // Admin makes a client for questions and administration.
 func (c Conn) Admin() (*Cluster, error) {

@@ -108,8 +108,7 @@ func (r *Reader) request(tp position.TP, t Topic, offset int64, maxBytes int32) 
 }
 
 // Each calls fn for every record of [from, to), in order, until fn returns
-// false. It ends early where the log does, and begins at the log start where
-// retention has passed from.
+// false. It begins at the log start where retention has passed from.
 func (r *Reader) Each(ctx context.Context, tp position.TP, from, to int64, fn func(*kgo.Record) bool) error {
 	for from < to {
 		c, err := r.Fetch(ctx, tp, from)
@@ -130,7 +129,7 @@ func (r *Reader) Each(ctx context.Context, tp position.TP, from, to int64, fn fu
 		}
 		if c.Next <= from {
 			if c.End <= from {
-				return nil
+				return fmt.Errorf("reading %s of %s: the log ends at offset %d before %d", tp, r.cluster.Conn.Name, c.End, to)
 			}
 			return fmt.Errorf("reading %s of %s: no progress at offset %d though the log ends at %d", tp, r.cluster.Conn.Name, from, c.End)
 		}

@@ -57,6 +57,8 @@ type Mark struct {
 	// highest is the one in charge. Instance tells two of one generation apart.
 	Generation int64  `json:"generation"`
 	Instance   string `json:"instance"`
+	// Partitions is how many the source topic had: one beyond is new.
+	Partitions int32 `json:"partitions"`
 	// Pairs are up to MaxPairs samples of relayed source records, by rising
 	// offset, with which another source is compared before it is followed.
 	Pairs []Pair `json:"pairs,omitempty"`

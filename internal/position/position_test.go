@@ -11,7 +11,7 @@ func TestMarkRoundTrip(t *testing.T) {
 	m := Mark{
 		Version: MarkVersion, Next: 42, Covered: map[int32]int64{0: 7, 3: 9}, TargetTopicID: "abc",
 		Sources:    []SourceID{{"c1", "t1"}, {"c2", ""}},
-		Generation: 3, Instance: "i", Pairs: []Pair{{41, 0xfedcba9876543210}},
+		Generation: 3, Instance: "i", Partitions: 2, Pairs: []Pair{{41, 0xfedcba9876543210}},
 	}
 	got, err := DecodeMark(m.Encode())
 	if err != nil {
@@ -21,7 +21,7 @@ func TestMarkRoundTrip(t *testing.T) {
 		t.Fatal(diff)
 	}
 	// The format is documented: what a release wrote, the next one reads.
-	const text = `{"v":1,"next":42,"covered":{"0":7,"3":9},"target_topic_id":"abc","sources":[{"cluster_id":"c1","topic_id":"t1"},{"cluster_id":"c2"}],"generation":3,"instance":"i","pairs":[{"offset":41,"fingerprint":"fedcba9876543210"}]}`
+	const text = `{"v":1,"next":42,"covered":{"0":7,"3":9},"target_topic_id":"abc","sources":[{"cluster_id":"c1","topic_id":"t1"},{"cluster_id":"c2"}],"generation":3,"instance":"i","partitions":2,"pairs":[{"offset":41,"fingerprint":"fedcba9876543210"}]}`
 	if diff := cmp.Diff(text, string(m.Encode())); diff != "" {
 		t.Fatal(diff)
 	}
@@ -188,7 +188,7 @@ func TestResolve(t *testing.T) {
 		"target below the mark":   {base(func(e *Evidence) { e.Mark = mark(asIs); e.Marked = []TargetLog{{0, 0, 39}} }), Decision{}, "has lost acknowledged records"},
 		"target emptied":          {base(func(e *Evidence) { e.Mark = mark(asIs); e.Marked = []TargetLog{{0, 50, 50}} }), Decision{Offset: 30}, ""},
 		"source recreated":        {base(func(e *Evidence) { e.Mark = mark(asIs); e.Source.TopicID = "id2" }), Decision{}, "source topic \"s\" was deleted and recreated"},
-		"new partition":           {base(func(e *Evidence) { e.RouteMarked = true }), Decision{Offset: 0}, ""},
+		"new partition":           {base(func(e *Evidence) { e.NewPartition = true }), Decision{Offset: 0}, ""},
 		"other relay":             {base(func(e *Evidence) { e.OtherRelays = []string{"q"} }), Decision{}, "by relay_id \"q\""},
 		"empty target":            {base(func(e *Evidence) { e.Targets = []TargetLog{{0, 0, 0}} }), Decision{Start: StartAtConfigured}, ""},
 		"one of two is not empty": {base(func(e *Evidence) { e.SamePartition = false; e.Targets = []TargetLog{{0, 0, 0}, {1, 0, 3}} }), Decision{}, "cannot be checked by offsets"},

@@ -35,8 +35,9 @@ type Evidence struct {
 	Mark *Mark
 	// Seen is the suffix: records of ours behind the mark's covered ends.
 	Seen []Seen
-	// RouteMarked: other partitions of this route have marks.
-	RouteMarked bool
+	// NewPartition: other partitions of this route have marks, written when
+	// the source topic did not have this one yet.
+	NewPartition bool
 	// OtherRelays are relay_ids that hold marks for this partition, read from
 	// this source cluster and written to this very target topic.
 	OtherRelays []string
@@ -146,7 +147,7 @@ func unmarked(e Evidence) (Decision, error) {
 	switch {
 	case e.Resume == ResumeStart:
 		return Decision{Start: StartAtConfigured, Why: "no mark, resume: start"}, nil
-	case e.RouteMarked:
+	case e.NewPartition:
 		return Decision{Why: "a new partition of a route relayed before"}, nil
 	case len(e.OtherRelays) > 0:
 		return Decision{}, newStop(

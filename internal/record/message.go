@@ -150,7 +150,7 @@ func (ru Rules) key(m *service.Message, was []byte) []byte {
 		return was
 	}
 	now := metaBytes(v)
-	if string(now) == string(was) {
+	if string(now) == string(was) && (now == nil) == (was == nil) {
 		return was
 	}
 	return now
@@ -184,8 +184,11 @@ func sameMeta(v any, all []kgo.RecordHeader, i int) bool {
 			last = h
 		}
 	}
-	if s, ok := v.(string); ok {
-		return last.Value != nil && s == string(last.Value)
+	switch x := v.(type) {
+	case string:
+		return last.Value != nil && x == string(last.Value)
+	case []byte:
+		return last.Value != nil && string(x) == string(last.Value)
 	}
 	return v == nil && last.Value == nil
 }

@@ -33,7 +33,6 @@ type Generation struct {
 
 	seat        *Seat
 	target      Target
-	exit        bool
 	windowBytes int
 
 	mu          sync.Mutex
@@ -43,17 +42,20 @@ type Generation struct {
 	turn        uint64 // whose turn it is to hand over
 	passed      map[uint64]struct{}
 	waiters     map[uint64]chan struct{}
-	prev        []int64 // per part: the offset handed over last
-	outstanding int     // tickets not acknowledged
-	held        int     // their bytes
-	sinceMark   int     // bytes acknowledged since the last marks
-	handed      time.Time
+	starts      []int64   // per part: where it began
+	prev        []int64   // per part: the offset handed over last
+	outstanding int       // tickets not acknowledged
+	held        int       // their bytes
+	sinceMark   int       // bytes acknowledged since the last marks
+	inFlight    int       // tickets handed over and not landed
+	progress    time.Time // when the last one was handed over first, or landed
 	blocks      int64
 	broken      error
-	down        error // the target does not answer; nothing is lost by it
-	trouble     chan struct{}
-	kick        chan struct{}
-	acked       int64
+	// disowned says that what landed may not be what is done (see Disown).
+	disowned *Disowned
+	down     error // the target does not answer; nothing is lost by it
+	trouble  chan struct{}
+	kick     chan struct{}
 }
 
 // Plan is what a Generation starts from.
@@ -63,8 +65,6 @@ type Plan struct {
 	WindowBytes int
 	Strict      bool
 	Standard    bool
-	// Exit: a fatal stop ends the process with code 1.
-	Exit bool
 }
 
 // NewGeneration makes a generation; target.Begin must follow.
@@ -77,7 +77,6 @@ func NewGeneration(seat *Seat, target Target, p Plan) *Generation {
 		Slots:        p.Standing.Slots,
 		seat:         seat,
 		target:       target,
-		exit:         p.Exit,
 		windowBytes:  p.WindowBytes,
 		changed:      make(chan struct{}),
 		tracker:      position.NewTracker(p.Starts, p.Standing.Ends),
@@ -88,6 +87,7 @@ func NewGeneration(seat *Seat, target Target, p Plan) *Generation {
 	}
 	for i, ps := range p.Standing.Parts {
 		g.Parts = append(g.Parts, ps.Part)
+		g.starts = append(g.starts, p.Starts[i].Next)
 		g.prev = append(g.prev, p.Starts[i].Next-1)
 	}
 	return g
@@ -169,6 +169,10 @@ func (g *Generation) Skip(part int, next int64) {
 func (g *Generation) Break(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.breakLocked(err)
+}
+
+func (g *Generation) breakLocked(err error) {
 	if g.broken != nil {
 		return
 	}
@@ -183,8 +187,61 @@ func (g *Generation) Break(err error) {
 
 // Fatal breaks the generation and stops the relay for good.
 func (g *Generation) Fatal(err error) {
-	g.seat.Fail(err, g.exit)
+	g.seat.Fail(err)
 	g.Break(err)
+}
+
+// Disowned is a finding that ends the relay: something between input and output
+// refuses messages, repeats or splits batches, or acknowledges them early. Then
+// a record missing from a batch was not filtered, and neither the positions nor
+// the chain of what landed can be trusted. Before the stop is told, marks are
+// written that prove no more than is certain.
+type Disowned struct {
+	Err error
+	// FromStart: not even what was acknowledged is certain.
+	FromStart bool
+}
+
+// Disown breaks the generation. The output's next Stand, or its Close, writes
+// the marks and then stops the relay.
+func (g *Generation) Disown(err error, fromStart bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.disownLocked(err, fromStart)
+}
+
+func (g *Generation) disownLocked(err error, fromStart bool) {
+	if g.disowned == nil {
+		g.disowned = &Disowned{Err: err}
+	}
+	g.disowned.FromStart = g.disowned.FromStart || fromStart
+	g.breakLocked(err)
+}
+
+// Disowned is the finding, or nil.
+func (g *Generation) Disowned() *Disowned {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.disowned
+}
+
+// Certain returns the positions that stay certain after d.
+func (g *Generation) Certain(d *Disowned) []int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make([]int64, len(g.Parts))
+	for i := range out {
+		out[i] = g.starts[i]
+		if !d.FromStart {
+			out[i] = g.tracker.Next(i)
+		}
+	}
+	return out
+}
+
+func (g *Generation) fatalLocked(err error) {
+	g.seat.Fail(err)
+	g.breakLocked(err)
 }
 
 // SetDown says that the target does not answer, or with nil that it does
@@ -245,14 +302,6 @@ func (g *Generation) AwaitUp(ctx context.Context) error {
 	return g.waitFor(ctx, func() bool { return g.down == nil || g.broken != nil })
 }
 
-// Acked is how many tickets were acknowledged: without any, the next attempt
-// should not come at once.
-func (g *Generation) Acked() int64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.acked
-}
-
 // Blocks is how often a full window has held the input back.
 func (g *Generation) Blocks() int64 {
 	g.mu.Lock()
@@ -275,12 +324,22 @@ func (g *Generation) DrainedOrTrouble(ctx context.Context) (bool, error) {
 	return ok, err
 }
 
+// Touch notes that the target has taken something.
+func (g *Generation) Touch() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.progress = time.Now()
+}
+
 // Statements returns what new marks may say, for the parts whose position has
-// moved; all of them says so for every part.
+// moved; all of them says so for every part. A broken generation says nothing.
 func (g *Generation) Statements(all bool) []position.Statement {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.sinceMark = 0
+	if g.broken != nil {
+		return nil
+	}
 	if !all {
 		return g.tracker.Changed()
 	}
@@ -296,15 +355,15 @@ func (g *Generation) Statements(all bool) []position.Statement {
 // marks that new ones should not wait for the clock.
 func (g *Generation) MarkDue() <-chan struct{} { return g.kick }
 
-// Stalled returns how long ago the oldest hand-over that is not acknowledged
-// made its last progress; 0 if nothing is under way.
+// Stalled returns how long the producer has had batches without one of them
+// being acknowledged; 0 if it has none.
 func (g *Generation) Stalled(now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.handed.IsZero() || g.outstanding == 0 {
+	if g.inFlight == 0 {
 		return 0
 	}
-	return now.Sub(g.handed)
+	return now.Sub(g.progress)
 }
 
 // errSecondOutput explains a ticket that reached the wrong output.

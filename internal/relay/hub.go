@@ -21,12 +21,14 @@ type Hub struct {
 	input  *Seat
 	output *Seat
 	fatal  error
+	exit   bool // the input asks for the process to end with a fatal stop
 }
 
 // Seat is one announcement at a Hub.
 type Seat struct {
 	hub    *Hub
 	target Target // nil for an input
+	weak   bool
 }
 
 type hubKey struct{ stream, relay string }
@@ -43,21 +45,27 @@ func Join(res *service.Resources, relay string) *Hub {
 	return h.(*Hub)
 }
 
-// AnnounceInput makes the caller the hub's input. A new input is a new start:
-// what was fatal to the one before is forgotten.
-func (h *Hub) AnnounceInput() *Seat {
+// AnnounceInput makes the caller the hub's input; exit says that a fatal stop
+// is to end the process. A new input is a new start: what was fatal to the one
+// before is forgotten.
+func (h *Hub) AnnounceInput(exit bool) *Seat {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.input, h.fatal = &Seat{hub: h}, nil
+	h.input, h.fatal, h.exit = &Seat{hub: h}, nil, exit
+	forgetFailure(h)
 	return h.input
 }
 
-// AnnounceOutput makes target the hub's output.
-func (h *Hub) AnnounceOutput(target Target) *Seat {
+// AnnounceOutput makes target the hub's output. One that is meant for messages
+// of other inputs is weak: it does not displace an output that is not.
+func (h *Hub) AnnounceOutput(target Target, weak bool) *Seat {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.output = &Seat{hub: h, target: target}
-	return h.output
+	s := &Seat{hub: h, target: target, weak: weak}
+	if h.output == nil || h.output.weak || !weak {
+		h.output = s
+	}
+	return s
 }
 
 // Leave takes the announcement back.
@@ -115,20 +123,21 @@ func (h *Hub) target() Target {
 	return h.output.target
 }
 
-// Fail stops the relay for good: the first reason stays. exit says that the
-// process is to end with it. An input that was superseded stops nobody.
-func (s *Seat) Fail(err error, exit bool) {
+// Fail stops the relay for good: the first reason stays. An input that was
+// superseded stops nobody.
+func (s *Seat) Fail(err error) {
 	h := s.hub
 	h.mu.Lock()
-	first := h.fatal == nil && (h.input == s || h.output == s)
-	if first {
+	defer h.mu.Unlock()
+	if h.fatal == nil && (h.input == s || h.output == s) {
 		h.fatal = err
-	}
-	h.mu.Unlock()
-	if first {
-		noteFailure(err, exit)
+		noteFailure(h, err, h.exit)
 	}
 }
+
+// FailUnused notes that an input never came to its turn, since another one took
+// its place before it had begun: its part of the work is not done.
+func (s *Seat) FailUnused(err error, exit bool) { noteFailure(s, err, exit) }
 
 // Fatal is the reason the relay stopped for good, or nil.
 func (h *Hub) Fatal() error {
@@ -137,25 +146,50 @@ func (h *Hub) Fatal() error {
 	return h.fatal
 }
 
-// failures collects the fatal stops of the process.
+// failures holds the fatal stops of the process, by whose they are.
 var failures struct {
 	sync.Mutex
-	all  []error
+	by   map[any]failure
+	exit chan struct{} // closed once one asks for the process to end
+}
+
+type failure struct {
+	err  error
 	exit bool
 }
 
-func noteFailure(err error, exit bool) {
+func init() {
+	failures.by, failures.exit = map[any]failure{}, make(chan struct{})
+}
+
+func noteFailure(whose any, err error, exit bool) {
 	failures.Lock()
 	defer failures.Unlock()
-	failures.all = append(failures.all, err)
-	failures.exit = failures.exit || exit
+	failures.by[whose] = failure{err, exit}
+	if exit {
+		select {
+		case <-failures.exit:
+		default:
+			close(failures.exit)
+		}
+	}
+}
+
+func forgetFailure(whose any) {
+	failures.Lock()
+	defer failures.Unlock()
+	delete(failures.by, whose)
 }
 
 // Err joins the fatal stops of all relays of this process; nil without any.
 func Err() error {
 	failures.Lock()
 	defer failures.Unlock()
-	return errors.Join(failures.all...)
+	var errs []error
+	for _, f := range failures.by {
+		errs = append(errs, f.err)
+	}
+	return errors.Join(errs...)
 }
 
 // MustExit tells whether one of them asks for exit code 1 (on_fatal: exit, or
@@ -163,5 +197,13 @@ func Err() error {
 func MustExit() bool {
 	failures.Lock()
 	defer failures.Unlock()
-	return failures.exit
+	for _, f := range failures.by {
+		if f.exit {
+			return true
+		}
+	}
+	return false
 }
+
+// Exiting is closed once a fatal stop asks for the process to end.
+func Exiting() <-chan struct{} { return failures.exit }

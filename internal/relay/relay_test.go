@@ -41,11 +41,13 @@ func TestParseRoutes(t *testing.T) {
 // target stands in for an output where only its identity counts.
 type target struct{ Target }
 
+func (*target) Left() bool { return false }
+
 func (*target) LastRecord(context.Context, position.TP) (*kgo.Record, error) { return nil, nil }
 
 func newTestGeneration(window int) (*Generation, *Hub) {
 	h := &Hub{name: "test"}
-	seat := h.AnnounceInput()
+	seat := h.AnnounceInput(false)
 	st := &Standing{RelayID: "r", OriginHeader: "_origin", Slots: []position.TP{{Topic: "t"}}, Ends: []int64{0},
 		Parts: []PartStanding{{Part: Part{Source: position.TP{Topic: "s"}, Slots: 1}}}}
 	return NewGeneration(seat, &target{}, Plan{Standing: st, Starts: []position.PartStart{{Slots: []int{0}}}, WindowBytes: window}), h
@@ -140,7 +142,7 @@ func TestBreakWakesEverybody(t *testing.T) {
 		results <- err
 	}()
 	waitUntil(t, func() bool { return g.Blocks() == 1 })
-	_ = a.Fail(errors.New("refused"))
+	a.Fail(errors.New("refused"))
 	for range 2 {
 		if err := <-results; !errors.Is(err, ErrBroken) {
 			t.Fatalf("got %v, want ErrBroken", err)
@@ -156,7 +158,7 @@ func TestBreakWakesEverybody(t *testing.T) {
 	if err := g.Drained(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if got := g.Statements(true)[0].Next; got != 0 {
+	if got := g.Certain(&Disowned{})[0]; got != 0 {
 		t.Fatalf("a refused batch moved the position to %d", got)
 	}
 	if err := g.Broken(); err == nil || err.Error() != "refused" {
@@ -164,17 +166,50 @@ func TestBreakWakesEverybody(t *testing.T) {
 	}
 }
 
-// A refusal by something else is fatal, whatever on_error says.
-func TestForeignRefusalIsFatal(t *testing.T) {
-	g, h := newTestGeneration(100)
-	issue(t, g, 1, 1).Ack(errors.New("rejected"))
-	if err := h.Fatal(); err == nil || !strings.Contains(err.Error(), "something other than the kafka_failover output") {
-		t.Fatalf("fatal: %v", err)
+// A refusal by something else disowns what landed, also in a generation that is
+// broken already; a cancelled one breaks it, so that nobody waits for its turn.
+func TestForeignRefusalDisowns(t *testing.T) {
+	for _, broken := range []bool{false, true} {
+		g, _ := newTestGeneration(100)
+		tk := issue(t, g, 1, 1)
+		if broken {
+			g.Break(errors.New("something else"))
+		}
+		tk.Ack(errors.New("rejected"))
+		d := g.Disowned()
+		if d == nil || d.FromStart || !strings.Contains(d.Err.Error(), "something other than the kafka_failover output") {
+			t.Fatalf("disowned: %+v", d)
+		}
+		if g.Statements(true) != nil {
+			t.Fatal("a broken generation states positions")
+		}
 	}
-	g, h = newTestGeneration(100)
-	issue(t, g, 1, 1).Ack(fmt.Errorf("shutting down: %w", context.Canceled))
-	if err := h.Fatal(); err != nil {
-		t.Fatalf("a stop is taken for a refusal: %v", err)
+	g, _ := newTestGeneration(100)
+	issue(t, g, 1, 1).Ack(fmt.Errorf("stopping: %w", context.Canceled))
+	if g.Disowned() != nil || g.Broken() == nil {
+		t.Fatalf("a cancelled batch: disowned %v, broken %v", g.Disowned(), g.Broken())
+	}
+}
+
+// A batch acknowledged while it is being written takes its generation's
+// positions back to where they began.
+func TestEarlyAckDisowns(t *testing.T) {
+	g, _ := newTestGeneration(100)
+	issue(t, g, 1, 5).Ack(nil)
+	tk := issue(t, g, 1, 9)
+	if err := tk.Claim(g.target, "out"); err != nil {
+		t.Fatal(err)
+	}
+	tk.Ack(nil)
+	d := g.Disowned()
+	if d == nil || !d.FromStart {
+		t.Fatalf("disowned: %+v", d)
+	}
+	if got := g.Certain(d); got[0] != 0 {
+		t.Fatalf("certain up to %d, want 0", got[0])
+	}
+	if got := g.Certain(&Disowned{}); got[0] != 5 {
+		t.Fatalf("acknowledged up to %d, want 5", got[0])
 	}
 }
 
@@ -192,7 +227,7 @@ func TestClaims(t *testing.T) {
 	}
 	late := issue(t, g, 1, 2)
 	late.Ack(nil)
-	if err := late.Claim(g.target, "out"); err == nil || !strings.Contains(err.Error(), "after it had been acknowledged") {
+	if err := late.Claim(g.target, "out"); !errors.Is(err, ErrEarlyAck) {
 		t.Fatalf("a claim after the ack: %v", err)
 	}
 }
@@ -224,13 +259,13 @@ func TestHub(t *testing.T) {
 	if Join(res, "") != h || Join(res, "x") == h {
 		t.Fatal("hubs are not told apart by name")
 	}
-	in := h.AnnounceInput()
+	in := h.AnnounceInput(false)
 	if _, err := h.Target(context.Background(), res, ""); !errors.Is(err, ErrNoOutput) {
 		t.Fatalf("got %v", err)
 	}
-	old := h.AnnounceOutput(&target{})
+	old := h.AnnounceOutput(&target{}, false)
 	mine := &target{}
-	newer := h.AnnounceOutput(mine)
+	newer := h.AnnounceOutput(mine, false)
 	old.Leave() // the one that closes late takes nothing away
 	got, err := h.Target(context.Background(), res, "")
 	if err != nil || got != Target(mine) {
@@ -239,19 +274,19 @@ func TestHub(t *testing.T) {
 	if !newer.HasInput() {
 		t.Fatal("the output does not see its input")
 	}
-	in.Fail(errors.New("first"), false)
-	in.Fail(errors.New("second"), true)
+	in.Fail(errors.New("first"))
+	in.Fail(errors.New("second"))
 	if err := h.Fatal(); err == nil || err.Error() != "first" {
 		t.Fatalf("fatal: %v", err)
 	}
 	if err := Err(); err == nil || !strings.Contains(err.Error(), "first") {
 		t.Fatalf("Err() = %v", err)
 	}
-	again := h.AnnounceInput()
+	again := h.AnnounceInput(false)
 	if !in.Superseded() || again.Superseded() || h.Fatal() != nil {
 		t.Fatal("a new input does not begin anew")
 	}
-	in.Fail(errors.New("from the old one"), false)
+	in.Fail(errors.New("from the old one"))
 	if err := h.Fatal(); err != nil {
 		t.Fatalf("an input that was replaced stops the new one: %v", err)
 	}

@@ -15,6 +15,8 @@ type Target interface {
 	// Stand ends what is left of the last generation's producer and tells,
 	// for every source partition asked for, what the target holds of it.
 	Stand(ctx context.Context, q Query) (*Standing, error)
+	// Left tells whether the output has closed: another one takes its place.
+	Left() bool
 	// LastRecord returns the last record that a committed reader sees in a
 	// target partition, nil if there is none.
 	LastRecord(ctx context.Context, tp position.TP) (*kgo.Record, error)
@@ -69,6 +71,8 @@ type Part struct {
 	// FirstSlot and Slots give the range of target partitions: one for a route
 	// that keeps or fixes the partition, all of the topic's for one by key.
 	FirstSlot, Slots int
+	// SourcePartitions is how many its topic has.
+	SourcePartitions int32
 	// Sources are the clusters it was read from, the present one last.
 	Sources       []position.SourceID
 	TargetTopicID string

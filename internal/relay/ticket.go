@@ -28,11 +28,17 @@ type Ticket struct {
 	entries []*position.Entry
 	// The rest is under gen.mu.
 	claimed bool
+	handed  bool
+	landed  bool
 	acked   bool
 	failed  error
 }
 
 type ticketKey struct{}
+
+// ErrEarlyAck is what a batch gets that was acknowledged before the output had
+// it.
+var ErrEarlyAck = errors.New("acknowledged too early")
 
 // WithTicket returns a context that carries t.
 func WithTicket(ctx context.Context, t *Ticket) context.Context {
@@ -56,17 +62,20 @@ func (t *Ticket) Spans() []Span { return t.spans }
 func (t *Ticket) Number() uint64 { return t.number }
 
 // Claim is the output's first act on a batch: target is the caller, component
-// its name for errors. An error means that the pipeline does something to
-// batches that order cannot survive.
+// its name for errors. ErrBroken means that the output it was meant for has
+// closed; ErrEarlyAck that positions were moved too early; any other error that
+// the pipeline does something to batches that order cannot survive.
 func (t *Ticket) Claim(target Target, component string) error {
 	g := t.gen
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
+	case g.broken != nil, g.target != target && g.target.Left():
+		return ErrBroken
 	case g.target != target:
 		return errSecondOutput(component)
-	case t.acked:
-		return fmt.Errorf("a batch reached %s after it had been acknowledged: something between input and output acknowledges early (a buffer, or an input broker with batching); remove it, or a crash would lose what it holds", component)
+	case t.acked && t.failed == nil:
+		return fmt.Errorf("%w: a batch reached %s after it had been acknowledged: something between input and output acknowledges early (a buffer, or an input broker with batching); remove it, or a crash would lose what it holds", ErrEarlyAck, component)
 	case t.claimed:
 		return fmt.Errorf("a batch reached %s twice: something between input and output splits or repeats batches (split, group_by, output batching, retry, or a broker); remove it, since order cannot be kept across it", component)
 	}
@@ -101,7 +110,7 @@ func (t *Ticket) Turn(ctx context.Context) error {
 }
 
 // Touch says that the ticket writes records of the span at index Span into a
-// slot; Last is the span's last record in the batch.
+// slot.
 type Touch struct {
 	Span, Slot int
 }
@@ -118,8 +127,9 @@ func (t *Ticket) Hand(touches []Touch) error {
 	for _, x := range touches {
 		g.tracker.Hand(t.entries[x.Span], x.Slot)
 	}
-	if g.handed.IsZero() {
-		g.handed = time.Now()
+	t.handed = true
+	if g.inFlight++; g.inFlight == 1 {
+		g.progress = time.Now()
 	}
 	return nil
 }
@@ -168,17 +178,30 @@ func (t *Ticket) Landed(touches []Touch, ends []int64) {
 	for i, x := range touches {
 		g.tracker.Landed(t.entries[x.Span], x.Slot, ends[i])
 	}
-	g.handed = time.Now()
+	t.landed = true
+	g.landed(t)
+}
+
+func (g *Generation) landed(t *Ticket) {
+	if t.handed {
+		t.handed = false
+		g.inFlight--
+		g.progress = time.Now()
+	}
 }
 
 // Fail says that the output will not deliver the ticket, and breaks its
-// generation. It returns err for the output to return.
-func (t *Ticket) Fail(err error) error {
-	t.gen.mu.Lock()
+// generation. The output then returns no error to Benthos: the input learns of
+// it from the generation, and says so once. An error would be logged for each
+// batch, and would make wrappers (retry, fallback, broker) send the batch again
+// or elsewhere, behind later ones.
+func (t *Ticket) Fail(err error) {
+	g := t.gen
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	t.failed = err
-	t.gen.mu.Unlock()
-	t.gen.Break(err)
-	return err
+	g.landed(t)
+	g.breakLocked(err)
 }
 
 // Ack is Benthos' answer to the batch, brought by the input: nil if everything
@@ -194,34 +217,34 @@ func (t *Ticket) Ack(err error) {
 	t.acked = true
 	g.outstanding--
 	g.held -= t.bytes
-	var fatal error
 	switch {
 	case err == nil && t.failed == nil:
-		fatal = t.done()
-	case t.failed == nil && g.broken == nil && !errors.Is(err, context.Canceled):
-		fatal = fmt.Errorf("a batch of %s was refused by something other than the kafka_failover output: %v; remove what refuses it (error_handling.strict, a reject output, a processor that nacks)", t.describe(), err) //nolint:errorlint // Benthos unwraps a batch error and would drop this text
-	}
-	if g.outstanding == 0 {
-		g.handed = time.Time{}
+		t.done()
+	case err == nil || t.failed != nil:
+	case errors.Is(err, context.Canceled): // a stop, or a wrapper that gave up
+		g.breakLocked(err)
+	default:
+		g.disownLocked(fmt.Errorf("a batch of %s was refused by something other than the kafka_failover output: %v; remove what refuses it (error_handling.strict, a reject output, a processor that nacks)", t.describe(), err), false) //nolint:errorlint // Benthos unwraps a batch error and would drop this text
 	}
 	g.wake()
 	g.mu.Unlock()
-	if fatal != nil {
-		g.Fatal(fatal)
-	}
 }
 
 // done must be called under the lock.
-func (t *Ticket) done() error {
+func (t *Ticket) done() {
 	g := t.gen
-	if g.Strict && !t.claimed {
-		return fmt.Errorf("all records of a batch of %s were filtered, which resume: watermark cannot keep track of; use resume: auto", t.describe())
+	switch {
+	case g.Strict && !t.claimed:
+		g.fatalLocked(fmt.Errorf("all records of a batch of %s were filtered, which resume: watermark cannot keep track of; use resume: auto", t.describe()))
+		return
+	case t.claimed && !t.landed:
+		g.disownLocked(fmt.Errorf("%w: a batch of %s was acknowledged while it was being written: remove what acknowledges early", ErrEarlyAck, t.describe()), true)
+		return
 	}
 	for _, e := range t.entries {
 		g.tracker.Done(e)
 	}
 	g.pass(t.number)
-	g.acked++
 	g.sinceMark += t.bytes
 	if g.sinceMark >= markBytes {
 		select {
@@ -229,7 +252,6 @@ func (t *Ticket) done() error {
 		default:
 		}
 	}
-	return nil
 }
 
 func (t *Ticket) describe() string {

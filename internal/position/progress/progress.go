@@ -36,10 +36,11 @@ type Entry struct {
 	Offset int64
 }
 
-// Open creates the topic if it is missing and checks that it can keep marks.
-func Open(ctx context.Context, c *kafka.Cluster, name string, replicationFactor int16) (*Topic, error) {
+// Open creates the topic if it is missing, and if mayCreate says so, and checks
+// that it can keep marks.
+func Open(ctx context.Context, c *kafka.Cluster, name string, replicationFactor int16, mayCreate bool) (*Topic, error) {
 	t, err := describe(ctx, c, name)
-	if err == nil && t.Missing() {
+	if err == nil && t.Missing() && mayCreate {
 		if err = create(ctx, c, name, replicationFactor); err == nil {
 			t, err = awaitLeader(ctx, c, name)
 		}
@@ -128,6 +129,9 @@ func (t *Topic) Load(ctx context.Context) (map[position.Key]Entry, error) {
 		if e == nil {
 			delete(marks, k)
 			return
+		}
+		if was, ok := marks[k]; ok { // the latest counts, but not for a generation
+			e.Mark.Generation = max(e.Mark.Generation, was.Mark.Generation)
 		}
 		marks[k] = *e
 	})
