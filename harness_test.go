@@ -206,6 +206,9 @@ func (w *world) loadOf(perSecond int, record func(int) *kgo.Record) *load {
 	return l
 }
 
+// epoch is the time of record 0.
+var epoch = time.Now().Add(-time.Hour).Truncate(time.Millisecond)
+
 func plainRecord(topic string, i, partitions, size int) *kgo.Record {
 	value := fmt.Appendf(make([]byte, 0, size), `{"n":%d,"pad":"`, i)
 	for len(value) < size-2 {
@@ -214,7 +217,7 @@ func plainRecord(topic string, i, partitions, size int) *kgo.Record {
 	value = append(value, '"', '}')
 	return &kgo.Record{
 		Topic: topic, Partition: int32(i % partitions),
-		Key: fmt.Appendf(nil, "key-%d", i), Value: value,
+		Key: fmt.Appendf(nil, "key-%d", i), Value: value, Timestamp: epoch.Add(time.Duration(i) * time.Millisecond),
 		Headers: []kgo.RecordHeader{{Key: "n", Value: fmt.Appendf(nil, "%d", i)}},
 	}
 }
