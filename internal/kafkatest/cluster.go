@@ -18,6 +18,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Cluster is a cluster of real Apache Kafka processes in KRaft mode, on free
@@ -275,10 +276,13 @@ func (n *node) awaitReady(brokers int) error {
 	deadline := time.Now().Add(readyTimeout)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
-		m, err := kadm.NewClient(cl).BrokerMetadata(ctx)
+		m, err := metadata(ctx, cl)
 		cancel()
-		if err == nil && len(m.Brokers) >= brokers && m.Controller >= 0 {
+		if err == nil && len(m.Brokers) >= brokers && m.ControllerID >= 0 {
 			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("it knows %d of %d brokers", len(m.Brokers), brokers)
 		}
 		select {
 		case <-n.done:
@@ -403,7 +407,7 @@ func (c *Cluster) AwaitTopic(t testing.TB, topic string) {
 			t.Fatal(err)
 		}
 		deadline := time.Now().Add(readyTimeout)
-		for !known(kadm.NewClient(cl), topic) {
+		for !known(cl, topic) {
 			if time.Now().After(deadline) {
 				t.Fatalf("topic %s is not known to %s node %d", topic, c.Name, n.id)
 			}
@@ -413,17 +417,29 @@ func (c *Cluster) AwaitTopic(t testing.TB, topic string) {
 	}
 }
 
-func known(adm *kadm.Client, topic string) bool {
+func known(cl *kgo.Client, topic string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	m, err := adm.Metadata(ctx, topic)
-	if err != nil || m.Topics[topic].Err != nil || len(m.Topics[topic].Partitions) == 0 {
+	m, err := metadata(ctx, cl, topic)
+	if err != nil || len(m.Topics) != 1 || m.Topics[0].ErrorCode != 0 || len(m.Topics[0].Partitions) == 0 {
 		return false
 	}
-	for _, p := range m.Topics[topic].Partitions {
+	for _, p := range m.Topics[0].Partitions {
 		if p.Leader < 0 {
 			return false
 		}
 	}
 	return true
+}
+
+// metadata asks a broker: kadm would answer from a cache.
+func metadata(ctx context.Context, cl *kgo.Client, topics ...string) (*kmsg.MetadataResponse, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{}
+	for _, name := range topics {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, t)
+	}
+	return req.RequestWith(ctx, cl)
 }
