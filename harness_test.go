@@ -357,8 +357,15 @@ func (w *world) runFile(file, yaml string, args ...string) *proc {
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
-	r := &proc{t: w.t, http: "http://" + addr, done: make(chan struct{})}
-	r.cmd = exec.Command(binary, append(append([]string{"run"}, args...), file)...)
+	r := w.start(append(append([]string{"run"}, args...), file)...)
+	r.http = "http://" + addr
+	return r
+}
+
+// start starts the binary; it ends with the test.
+func (w *world) start(args ...string) *proc {
+	w.t.Helper()
+	r := &proc{t: w.t, done: make(chan struct{}), cmd: exec.Command(binary, args...)}
 	r.cmd.Stdout, r.cmd.Stderr = r, r
 	if err := kafkatest.StartProcess(r.cmd); err != nil {
 		w.t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -78,19 +77,7 @@ func TestStreamsMode(t *testing.T) {
 	if err := os.WriteFile(obs, fmt.Appendf(nil, "http: { address: \"127.0.0.1:%d\" }\n", ports[0]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := &proc{t: t, done: make(chan struct{})}
-	r.cmd = exec.Command(binary, "streams", "-o", obs, dir)
-	r.cmd.Stdout, r.cmd.Stderr = r, r
-	if err := kafkatest.StartProcess(r.cmd); err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = r.cmd.Wait(); close(r.done) }()
-	t.Cleanup(func() {
-		r.kill()
-		if t.Failed() {
-			t.Log(lastLines(r.logs(), 40))
-		}
-	})
+	r := w.start("streams", "-o", obs, dir)
 	for _, topic := range topics {
 		w.awaitTarget(topic, 5_000, time.Minute)
 	}

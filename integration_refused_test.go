@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/kafka-failover/kafka-failover/internal/kafkatest"
 	"github.com/kafka-failover/kafka-failover/internal/oracle"
 )
 
@@ -246,19 +244,7 @@ func TestHiddenBufferLosesNothing(t *testing.T) {
 	if err := os.WriteFile(file, []byte(y), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := &proc{t: t, done: make(chan struct{})}
-	r.cmd = exec.Command(binary, "streams", "--no-api", file)
-	r.cmd.Stdout, r.cmd.Stderr = r, r
-	if err := kafkatest.StartProcess(r.cmd); err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = r.cmd.Wait(); close(r.done) }()
-	t.Cleanup(func() {
-		r.kill()
-		if t.Failed() {
-			t.Log(lastLines(r.logs(), 30))
-		}
-	})
+	r := w.start("streams", "--no-api", file)
 	r.mustLog(time.Minute, "acknowledged too early")
 	eventually(t, 30*time.Second, "the mark is taken back", func() bool {
 		for _, e := range w.marks() {
