@@ -287,3 +287,16 @@ func TestTopicsGoneForGood(t *testing.T) {
 		})
 	}
 }
+
+// on_fatal: exit ends the process also while it watches its files, which keeps
+// the engine alive.
+func TestFatalExitsWhileWatching(t *testing.T) {
+	w := newWorld(t)
+	topic := w.topic("watched")
+	w.create(w.source, topic, 1)
+	relay := w.runYAML(w.yaml(pipeline{topics: topic, input: "on_fatal: exit", top: "shutdown_timeout: 5s"}), "-w")
+	if code := relay.wait(time.Minute); code != 1 {
+		t.Fatalf("exit code %d, want 1", code)
+	}
+	relay.mustLog(time.Second, "does not exist")
+}
