@@ -256,3 +256,24 @@ func TestHiddenBufferLosesNothing(t *testing.T) {
 	w.once(pipeline{topics: topic}, 0)
 	t.Log(w.mustBeFaithful(topic))
 }
+
+// A piece of a split record fails: the pieces before it do not stand for the
+// whole record, and all of them arrive once the cause is mended.
+func TestFailedPieceTakesItsRecordAlong(t *testing.T) {
+	w := newWorld(t)
+	topic := w.both("pieces", 1)
+	var rs []*kgo.Record
+	for i := range 100 {
+		rs = append(rs, &kgo.Record{Topic: topic, Value: fmt.Appendf(nil, "%d-a\n%d-b\n%d-c", i, i, i)})
+	}
+	w.produce(w.source, rs...)
+	split := "- unarchive: { format: lines }\n"
+	w.once(pipeline{topics: topic, processors: split + "- mapping: 'root = if content() == \"50-b\" { throw(\"bad\") } else { content() }'"}, 1).mustLog(time.Second, "offset 50: a processor failed on it")
+	w.once(pipeline{topics: topic, processors: split}, 0)
+	pieces := w.valuesByOrigin(topic)
+	for i := range 100 {
+		if got := len(pieces[fmt.Sprintf("0/%d", i)]); got != 3 {
+			t.Fatalf("record %d has %d of 3 pieces", i, got)
+		}
+	}
+}

@@ -43,6 +43,9 @@ type Input struct {
 	missing int       // of them, those that missed a source topic
 	short   int       // generations in a row that were broken soon
 	began   time.Time // when the last one began
+	// reopens counts how often in a row reading was ended soon after it began.
+	reopens  int
+	reopened time.Time
 }
 
 // New builds the input. It opens nothing: Benthos builds inputs that it never

@@ -84,7 +84,19 @@ func (in *Input) reopen(ctx context.Context) error {
 	in.reader.close()
 	next, cause := in.reader.positions(), in.reader.failure()
 	if in.said == "" {
+		if time.Since(in.reopened) > 2*in.conf.retry.longest {
+			in.reopens = 0
+		}
+		in.reopened, in.reopens = time.Now(), in.reopens+1
 		return reason{cause}
+	}
+	if in.conf.retry.max >= 0 && in.reopens > in.conf.retry.max+1 {
+		return &position.Stop{Reason: fmt.Sprintf("gave up after reading was ended %d times in a row (retry.max_retries): %v", in.reopens, cause)}
+	}
+	if in.reopens > 1 && in.fails == 0 { // reading ended soon after it had begun
+		if err := sleep(ctx, backoff(in.conf.retry, in.reopens-1)); err != nil {
+			return err
+		}
 	}
 	if err := in.openSource(ctx); err != nil {
 		return err

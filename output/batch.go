@@ -66,6 +66,11 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 		if err := s.refuses(t, m, src); err != nil {
 			p.bad = &badMessage{src, err}
 			if !s.out.conf.dropOnError {
+				// Pieces of the same record before it go with it: alone they
+				// would prove the whole record.
+				for n := len(kept); n > 0 && p.sources[n-1].Record == src.Record; n-- {
+					kept, p.sources = kept[:n-1], p.sources[:n-1]
+				}
 				break
 			}
 			s.out.noteDropped(p.bad)

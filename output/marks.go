@@ -109,6 +109,10 @@ func overtaken(o *Output, e progress.Entry) error {
 // writeMarks writes one mark per statement and waits for their
 // acknowledgements. It returns the offset of the first.
 func (s *session) writeMarks(ctx context.Context, statements []position.Statement) (int64, error) {
+	return s.writeMarksWith(ctx, s.client, statements)
+}
+
+func (s *session) writeMarksWith(ctx context.Context, client *kgo.Client, statements []position.Statement) (int64, error) {
 	if len(statements) == 0 {
 		return 0, nil
 	}
@@ -120,7 +124,7 @@ func (s *session) writeMarks(ctx context.Context, statements []position.Statemen
 	for _, st := range statements {
 		key, mark := s.mark(st)
 		r := &kgo.Record{Topic: s.progress.Name, Key: []byte(key.String()), Value: mark.Encode()}
-		s.client.Produce(context.Background(), r, func(r *kgo.Record, err error) { results <- result{r.Offset, err} })
+		client.Produce(context.Background(), r, func(r *kgo.Record, err error) { results <- result{r.Offset, err} })
 	}
 	first := int64(-1)
 	for range statements {
@@ -172,7 +176,8 @@ func (s *session) keepMarks(ctx context.Context) {
 	}
 }
 
-// settle ends a drained generation. Where it was disowned, marks are written
+// settle ends a drained generation whose session is closed, so that nothing of
+// it is on its way any more. Where it was disowned, marks are written
 // that prove no more than is certain: nothing that stands in the target counts,
 // what is in doubt is read again. Then the relay stops.
 func (s *session) settle(ctx context.Context) error {
@@ -205,7 +210,7 @@ func (s *session) disown(ctx context.Context, d *relay.Disowned) error {
 	}
 	var statements []position.Statement
 	for i, next := range s.gen.Certain(d) {
-		st := position.Statement{Part: i, Next: next, Covered: map[int]int64{}}
+		st := position.Statement{Part: i, Next: next, Covered: map[int]int64{}, Pairs: s.gen.PairsBefore(i, next)}
 		part := s.gen.Parts[i]
 		for slot := part.FirstSlot; slot < part.FirstSlot+part.Slots; slot++ {
 			st.Covered[slot] = ends[s.gen.Slots[slot]]
@@ -214,7 +219,12 @@ func (s *session) disown(ctx context.Context, d *relay.Disowned) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMarksTimeout)
 	defer cancel()
-	_, err = s.writeMarks(ctx, statements)
+	client, err := kafka.Dial(s.out.conf.producer.Opts(s.out.conf.conn))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	_, err = s.writeMarksWith(ctx, client, statements)
 	return err
 }
 

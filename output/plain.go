@@ -64,6 +64,9 @@ func (o *Output) writePlain(ctx context.Context, batch service.MessageBatch) err
 	if seat := o.paired(); seat != nil {
 		err := fmt.Errorf("a message without a ticket reached %s: something between it and the kafka_failover input makes new messages or loses their context (a buffer, a second input beside it); remove it", o.name)
 		seat.Fail(err)
+		if s := o.current(); s != nil {
+			s.gen.Break(err)
+		}
 		return err
 	}
 	c, err := o.plain.open(o)

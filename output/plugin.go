@@ -159,9 +159,6 @@ const closeTimeout = 3 * time.Second
 // Close writes the last marks if everything went well and releases what this
 // output holds, and nothing of the one that may have taken its place.
 func (o *Output) Close(ctx context.Context) error {
-	for _, seat := range o.seats {
-		seat.Leave()
-	}
 	o.mu.Lock()
 	s := o.session
 	o.session = nil
@@ -169,11 +166,17 @@ func (o *Output) Close(ctx context.Context) error {
 	if s != nil {
 		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 		s.lastMarks(ctx)
+		s.close()
 		if err := s.settle(ctx); err != nil {
-			s.gen.Fatal(err)
+			o.log.Errorf("Stopped for good while closing: %v", err)
+			for _, seat := range o.seats { // the input may have left before
+				seat.Fail(err)
+			}
 		}
 		cancel()
-		s.close()
+	}
+	for _, seat := range o.seats {
+		seat.Leave()
 	}
 	o.mu.Lock()
 	cluster := o.cluster

@@ -87,11 +87,7 @@ func (s *session) alone(ctx context.Context, p *prepared, held int64) (int, erro
 	if n == 0 {
 		return 0, nil
 	}
-	if err := s.room.Acquire(ctx, s.capacity-held); err != nil {
-		return 0, err
-	}
-	s.room.Release(s.capacity - held)
-	return n, nil
+	return n, s.quiet(ctx, held)
 }
 
 // handAlone writes the first n records one at a time.
@@ -109,7 +105,7 @@ func (d *delivery) handAlone(ctx context.Context, n int) error {
 			return fmt.Errorf("target partition %s/%d refused a record: %w", r.Topic, r.Partition, err)
 		default:
 			bad := &badMessage{d.p.sources[d.from], fmt.Errorf("target partition %s/%d will never take it: %w", r.Topic, r.Partition, err)}
-			if !d.s.out.conf.dropOnError {
+			if d.s.gen.Strict || !d.s.out.conf.dropOnError {
 				return stopAt(bad)
 			}
 			d.s.out.noteDropped(bad)

@@ -35,6 +35,8 @@ type session struct {
 	room     *semaphore.Weighted
 	capacity int64
 	careful  careful
+	// refusedIn holds, per slot, the first delivery that was refused there.
+	refusedIn map[int]*delivery
 
 	// aborted is closed when waiting for acknowledgements has become pointless.
 	aborted chan struct{}
@@ -53,7 +55,7 @@ func (o *Output) newSession(g *relay.Generation, f *found) (*session, error) {
 		hasher:   kgo.StickyKeyPartitioner(nil).ForTopic(""),
 		capacity: int64(o.conf.maxBuffered),
 		room:     semaphore.NewWeighted(int64(o.conf.maxBuffered)),
-		aborted:  make(chan struct{}),
+		aborted:  make(chan struct{}), refusedIn: map[int]*delivery{},
 	}
 	s.rules.Standard = g.Standard
 	s.hangUp = sync.OnceFunc(client.Close)
@@ -85,8 +87,9 @@ func (s *session) close() {
 // wrong is told to the generation.
 func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.MessageBatch) {
 	p, err := s.prepare(t, batch)
-	if err != nil {
-		s.fatal(t, err)
+	if err != nil { // the batch is not what was read; what is missing may not be filtered
+		s.gen.Disown(err, true)
+		t.Fail(err)
 		return
 	}
 	if err := t.Turn(ctx); err != nil {
@@ -130,12 +133,29 @@ func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
 		s.fatal(t, stop)
 	case err != nil:
 		t.Fail(err)
-	case p.bad != nil: // all before it is in the target now, and nothing follows
+	case p.bad != nil: // once all before it is in the target; nothing follows
+		if err := s.quiet(ctx, held); err != nil {
+			t.Fail(err)
+			return
+		}
 		s.fatal(t, stopAt(p.bad))
 	default:
 		t.Landed(p.touches, d.ends)
 		t.Pass()
 	}
+}
+
+// quiet waits, within a turn, until nothing else is under way. held is what the
+// caller has of s.room.
+func (s *session) quiet(ctx context.Context, held int64) error {
+	if err := s.room.Acquire(ctx, s.capacity-held); err != nil {
+		return err
+	}
+	s.room.Release(s.capacity - held)
+	if s.gen.Broken() != nil {
+		return relay.ErrBroken
+	}
+	return nil
 }
 
 // fatal stops the relay at a ticket.
@@ -198,11 +218,20 @@ func (d *delivery) refused(touch int, r *kgo.Record, err error) {
 		d.err = fmt.Errorf("target partition %s/%d refused a record batch: %w", r.Topic, r.Partition, err)
 		d.s.gen.Break(d.err)
 	}
-	if liesInRecord(err) {
-		span := d.p.touches[touch].Span
-		part := d.s.gen.Parts[d.p.ticket.Spans()[span].Part]
-		d.s.out.refused.note(part.Source, d.p.last[span])
+	if t := d.p.touches[touch]; liesInRecord(err) && d.firstIn(t.Slot) {
+		part := d.s.gen.Parts[d.p.ticket.Spans()[t.Span].Part]
+		d.s.out.refused.note(part.Source, d.p.last[t.Span])
 	}
+}
+
+// firstIn tells whether d is the first delivery of which something was refused
+// in this slot: what is buffered behind a refused batch is failed with it, by
+// the client. Only promises call it, one after another.
+func (d *delivery) firstIn(slot int) bool {
+	if d.s.refusedIn[slot] == nil {
+		d.s.refusedIn[slot] = d
+	}
+	return d.s.refusedIn[slot] == d
 }
 
 // await returns once every record is acknowledged or refused, or the stream is

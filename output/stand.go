@@ -26,15 +26,13 @@ func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, err
 	o.session, o.found = nil, nil
 	o.mu.Unlock()
 	if old != nil {
-		err := old.settle(ctx)
-		if err != nil && !isStop(err) {
-			o.mu.Lock()
-			o.session = old // the marks must be written first
-			o.mu.Unlock()
-			return nil, err
-		}
-		old.close()
-		if err != nil {
+		old.close() // all its writes have ended, one way or the other
+		if err := old.settle(ctx); err != nil {
+			if !isStop(err) {
+				o.mu.Lock()
+				o.session = old // the marks must be written first
+				o.mu.Unlock()
+			}
 			return nil, err
 		}
 	}
@@ -133,6 +131,9 @@ func (b *bearing) describe(ctx context.Context) error {
 const missingAfter = 3
 
 func (b *bearing) patient(err error) error {
+	if !isStop(err) {
+		return err
+	}
 	if b.out.missing++; b.out.missing >= missingAfter {
 		return err
 	}
@@ -330,10 +331,14 @@ func (b *bearing) listOffsets(ctx context.Context) (err error) {
 // gather puts together what is known of each source partition but the suffix.
 func (b *bearing) gather(context.Context) error {
 	st := b.standing
-	had := map[string]int32{} // partitions of a source topic when its marks were written
+	// Partitions of a source topic when its marks were last written as a whole:
+	// the first marks of a start may have been written in part.
+	had := map[string]int32{}
 	for _, k := range b.keys {
 		if e, ok := b.marks[k]; ok {
-			had[k.Source.Topic] = max(had[k.Source.Topic], e.Mark.Partitions)
+			if n, seen := had[k.Source.Topic]; !seen || e.Mark.Partitions < n {
+				had[k.Source.Topic] = e.Mark.Partitions
+			}
 		}
 	}
 	for i := range st.Parts {

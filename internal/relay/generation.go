@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -237,6 +238,14 @@ func (g *Generation) Certain(d *Disowned) []int64 {
 		}
 	}
 	return out
+}
+
+// PairsBefore are the samples of a part below an offset.
+func (g *Generation) PairsBefore(part int, next int64) []position.Pair {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	pairs := g.tracker.State(part).Pairs
+	return slices.DeleteFunc(pairs, func(p position.Pair) bool { return p.Offset >= next })
 }
 
 func (g *Generation) fatalLocked(err error) {

@@ -153,8 +153,8 @@ func TestBreakWakesEverybody(t *testing.T) {
 	default:
 		t.Fatal("no trouble is signalled")
 	}
-	a.Ack(errors.New("refused"))
-	b.Ack(ErrBroken)
+	a.Ack(nil)
+	b.Ack(nil)
 	if err := g.Drained(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -169,22 +169,33 @@ func TestBreakWakesEverybody(t *testing.T) {
 // A refusal by something else disowns what landed, also in a generation that is
 // broken already; a cancelled one breaks it, so that nobody waits for its turn.
 func TestForeignRefusalDisowns(t *testing.T) {
-	for _, broken := range []bool{false, true} {
+	for name, before := range map[string]func(*Generation, *Ticket){
+		"nothing before": func(*Generation, *Ticket) {},
+		"broken":         func(g *Generation, _ *Ticket) { g.Break(errors.New("something else")) },
+		"failed too":     func(_ *Generation, tk *Ticket) { tk.Fail(errors.New("refused in part")) },
+	} {
 		g, _ := newTestGeneration(100)
 		tk := issue(t, g, 1, 1)
-		if broken {
-			g.Break(errors.New("something else"))
-		}
+		before(g, tk)
 		tk.Ack(errors.New("rejected"))
 		d := g.Disowned()
 		if d == nil || d.FromStart || !strings.Contains(d.Err.Error(), "something other than the kafka_failover output") {
-			t.Fatalf("disowned: %+v", d)
+			t.Fatalf("%s: disowned: %+v", name, d)
 		}
 		if g.Statements(true) != nil {
-			t.Fatal("a broken generation states positions")
+			t.Fatalf("%s: a broken generation states positions", name)
 		}
 	}
+	// A batch merged into another one's, acknowledged unclaimed in a broken
+	// generation, is not done.
 	g, _ := newTestGeneration(100)
+	tk := issue(t, g, 1, 7)
+	g.Disown(errors.New("split"), false)
+	tk.Ack(nil)
+	if got := g.Certain(g.Disowned())[0]; got != 0 {
+		t.Fatalf("certain up to %d, want 0", got)
+	}
+	g, _ = newTestGeneration(100)
 	issue(t, g, 1, 1).Ack(fmt.Errorf("stopping: %w", context.Canceled))
 	if g.Disowned() != nil || g.Broken() == nil {
 		t.Fatalf("a cancelled batch: disowned %v, broken %v", g.Disowned(), g.Broken())

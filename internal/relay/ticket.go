@@ -70,14 +70,16 @@ func (t *Ticket) Claim(target Target, component string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case g.broken != nil, g.target != target && g.target.Left():
-		return ErrBroken
-	case g.target != target:
-		return errSecondOutput(component)
 	case t.acked && t.failed == nil:
 		return fmt.Errorf("%w: a batch reached %s after it had been acknowledged: something between input and output acknowledges early (a buffer, or an input broker with batching); remove it, or a crash would lose what it holds", ErrEarlyAck, component)
 	case t.claimed:
 		return fmt.Errorf("a batch reached %s twice: something between input and output splits or repeats batches (split, group_by, output batching, retry, or a broker); remove it, since order cannot be kept across it", component)
+	}
+	switch {
+	case g.broken != nil, g.target != target && g.target.Left():
+		return ErrBroken
+	case g.target != target:
+		return errSecondOutput(component)
 	}
 	t.claimed = true
 	return nil
@@ -218,12 +220,12 @@ func (t *Ticket) Ack(err error) {
 	g.outstanding--
 	g.held -= t.bytes
 	switch {
-	case err == nil && t.failed == nil:
+	case err == nil && t.failed == nil && (t.claimed || g.broken == nil):
 		t.done()
-	case err == nil || t.failed != nil:
-	case errors.Is(err, context.Canceled): // a stop, or a wrapper that gave up
+	case err == nil:
+	case errors.Is(err, context.Canceled) && !t.claimed: // a stop, or a wrapper that gave up
 		g.breakLocked(err)
-	default:
+	default: // the output returns no error, so this is somebody else's
 		g.disownLocked(fmt.Errorf("a batch of %s was refused by something other than the kafka_failover output: %v; remove what refuses it (error_handling.strict, a reject output, a processor that nacks)", t.describe(), err), false) //nolint:errorlint // Benthos unwraps a batch error and would drop this text
 	}
 	g.wake()
