@@ -89,7 +89,7 @@ func TestLargestRecord(t *testing.T) {
 // What the pipeline changes reaches the target, and nothing else changes.
 func TestChangesReachTheTarget(t *testing.T) {
 	w := newWorld(t)
-	topic := w.both("changes", 1)
+	topic := w.both("changes", 1, "retention.ms", "-1") // its record is from 2023
 	w.produce(w.source, &kgo.Record{Topic: topic, Key: []byte("k"), Value: []byte("v"), Timestamp: time.UnixMilli(1_700_000_000_000), Headers: []kgo.RecordHeader{
 		{Key: "keep", Value: nil}, {Key: "change", Value: []byte("1")}, {Key: "change", Value: []byte("2")}, {Key: "delete", Value: []byte("3")}, {Key: "keep", Value: []byte("4")},
 	}})
@@ -102,6 +102,9 @@ func TestChangesReachTheTarget(t *testing.T) {
     meta h_added = "2"`, output: "header_metadata: { include_prefixes: [ h_ ] }\ntimestamp_header: _t"}, 0)
 	var got *kgo.Record
 	w.eachTarget(topic, func(r *kgo.Record) { got = r })
+	if got == nil {
+		t.Fatal("nothing arrived")
+	}
 	origin := fmt.Sprintf("%s/%s/0/0/-1", w.name, topic)
 	want := []kgo.RecordHeader{
 		{Key: "keep", Value: nil}, {Key: "change", Value: []byte("changed")}, {Key: "keep", Value: []byte("4")},
