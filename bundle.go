@@ -6,8 +6,19 @@ package kafkafailover
 
 import (
 	_ "github.com/kafka-failover/kafka-failover/input" // input kafka_failover
+	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 	_ "github.com/kafka-failover/kafka-failover/output" // output kafka_failover
+)
+
+// Sentinels that errors of a relay wrap.
+var (
+	// ErrNoHealthy: no source can be read; with retry.max_retries spent, Err
+	// wraps it.
+	ErrNoHealthy = pool.ErrNoHealthy
+	// ErrLaggingBehind: the source that was read is behind another one by more
+	// than health.lag_threshold, and was left for it.
+	ErrLaggingBehind = pool.ErrLaggingBehind
 )
 
 // Err joins the fatal stops of all relays of this process; it is nil while none

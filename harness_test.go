@@ -77,7 +77,7 @@ func sharedCluster(t testing.TB, name string) *kafkatest.Cluster {
 		}
 		return c
 	}
-	c, err := kafkatest.Launch(name, kafkatest.Options{Heap: "384m"})
+	c, err := kafkatest.Launch(name, kafkatest.Options{Heap: "384m", Front: true})
 	if err != nil {
 		t.Fatal(err)
 	}

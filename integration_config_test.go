@@ -235,7 +235,7 @@ func TestAnotherSourceIsCompared(t *testing.T) {
 				return
 			}
 			other.fillFrom(topic, 5_000, 1_100, 1, 100)
-			other.once(pipeline{topics: topic}, 1).mustLog(time.Second, "does not hold the records that relay_id")
+			other.once(pipeline{topics: topic}, 1).mustLog(time.Second, "does not hold the records that were relayed before")
 			if got := ends(t, w.target, topic); got != 1_000 {
 				t.Fatalf("%d records in the target, want 1000: nothing of the other source", got)
 			}

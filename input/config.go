@@ -6,12 +6,14 @@ package input
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
@@ -28,6 +30,19 @@ const (
 	fieldIsolation              = "transaction_isolation_level"
 	fieldStopAtEnd              = "stop_at_end"
 	fieldMetadata               = "metadata"
+	fieldInitialSource          = "initial_source"
+	fieldHealth                 = "health"
+	fieldInterval               = "interval"
+	fieldTimeout                = "timeout"
+	fieldUnhealthyAfter         = "unhealthy_after"
+	fieldHealthyAfter           = "healthy_after"
+	fieldLagThreshold           = "lag_threshold"
+	fieldCooldown               = "cooldown"
+	fieldStallTimeout           = "stall_timeout"
+	fieldFailback               = "failback"
+	fieldOnGap                  = "on_gap"
+	fieldOnDivergence           = "on_divergence"
+	fieldOnUnverified           = "on_unverified"
 	fieldOnFatal                = "on_fatal"
 	fieldRetry                  = "retry"
 	fieldMaxRetries             = "max_retries"
@@ -47,8 +62,10 @@ const (
 func Spec() *service.ConfigSpec {
 	return service.NewConfigSpec().
 		Categories("Services").
-		Summary("Reads topics of a source Kafka cluster for a `kafka_failover` output, resuming exactly where the output's target stands.").
+		Summary("Reads topics of a pool of identical source Kafka clusters, always from a good one, for a `kafka_failover` output, resuming exactly where the output's target stands.").
 		Description(`
+All sources are probed; when the one that is read dies, hangs, lags or lies, reading goes on at the same offsets of another one, once that is known to hold the same records.
+
 Each batch holds records of many partitions in the order of reading; the kafka_failover output writes batches in that order whatever happens between, and no position moves before the target has acknowledged. Nothing is stored at the source: no consumer group is used.
 
 With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kafka_partition, kafka_offset, kafka_timestamp_ms, kafka_tombstone_message, kafka_source and the record's headers. Key and headers of a record reach the target byte for byte unless the pipeline changes the metadata of that name.`).
@@ -60,7 +77,7 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 					Description("Brokers of this cluster to connect to first; never those of two clusters. An item may hold several, separated by commas. Kafka: bootstrap.servers."),
 				service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
 					Description("How the relay names itself to brokers. Kafka: client.id."),
-			).Description("Source clusters that hold the same records at the same offsets. In this release the first one is read."),
+			).Description("Source clusters that hold the same records at the same offsets. One of them is read at a time, see `initial_source` and `health`."),
 			service.NewStringListField(fieldTopics).
 				Description("Routes, each `source[:target[:partition|auto]]`. `orders` keeps name and partitions; `payments:copy` changes the name; `audit:all:0` writes every partition into partition 0; `clicks:clicks:auto` chooses the partition from the key as Kafka's default partitioner does (murmur2)."),
 			service.NewStringField(fieldRelay).Default("").Advanced().
@@ -75,6 +92,24 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 				Description("End once everything that was in the source at start has been relayed and acknowledged. The exit code is 0, or 1 after a fatal stop."),
 			service.NewStringEnumField(fieldMetadata, "standard", "none").Default("standard").
 				Description("`standard`: metadata as Connect's Kafka inputs set it. `none`: none, which is fastest; key and headers still reach the target."),
+			service.NewStringEnumField(fieldInitialSource, "first", "random").Default("first").
+				Description("Which healthy source is read first: the `first` of the list, or a `random` one."),
+			service.NewObjectField(fieldHealth,
+				service.NewDurationField(fieldInterval).Default("1s").Description("Time between two probes of a source. A connection error has it probed at once, at most every 100 ms."),
+				service.NewDurationField(fieldTimeout).Default("1s").Description("Longest wait for the answers to a probe: metadata of the topics, and from each leader the ends of its partitions. Three times as long until a source has first answered."),
+				service.NewIntField(fieldUnhealthyAfter).Default(2).Description("Failed probes in a row that make a source unhealthy. A failed probe is repeated after 100 ms."),
+				service.NewIntField(fieldHealthyAfter).Default(3).Description("Good probes in a row, an interval apart, that make an unhealthy source healthy again."),
+				service.NewIntField(fieldLagThreshold).Default(0).Description("Records, summed over the partitions, that the source that is read may be behind another one before that one is read instead. 0: lag moves nothing."),
+				service.NewDurationField(fieldCooldown).Default("30s").Description("Least time between two switches made for lag or failback. A source that fails is left at once."),
+				service.NewDurationField(fieldStallTimeout).Default("30s").Description("A source that answers probes and has records to give, and gives none of a partition for so long, counts as unhealthy."),
+				service.NewBoolField(fieldFailback).Default(false).Description("Go back to an earlier source of the list once it is healthy again."),
+			).Advanced().Description("When a source counts as healthy, and when another one is read instead."),
+			service.NewStringEnumField(fieldOnGap, "stop", "skip").Default("stop").Advanced().
+				Description("When retention has passed the position on every source: `stop`, naming the lost range, or `skip` it, counting the lost records in kafka_relay_messages_lost_total."),
+			service.NewStringEnumField(fieldOnDivergence, "quarantine", "ignore").Default("quarantine").Advanced().
+				Description("A source that does not hold the records relayed last (key, value and headers of up to 16 per partition are compared before it is read): `quarantine` it until the relay restarts, or `ignore` the difference and read on there."),
+			service.NewStringEnumField(fieldOnUnverified, "continue", "stop").Default("continue").Advanced().
+				Description("When none of the records relayed last is left on a source to compare it with: `continue` there with a warning, or do not read it (`stop`)."),
 			service.NewStringEnumField(fieldOnFatal, "stop", "exit").Default("stop").
 				Description("After a fatal error `stop` relaying and stay up, unready, with the reason; or `exit` with code 1."),
 			service.NewObjectField(fieldRetry,
@@ -120,23 +155,34 @@ root = match {
   !this.start_offset.or("latest").string().re_match("^(earliest|latest|[0-9]{4}-[0-9]{2}-[0-9]{2}T.+)$") => [ "start_offset is neither earliest, latest nor a time such as 2026-01-31T00:00:00Z" ]
   [ "fetch_max_bytes", "fetch_max_partition_bytes", "batch_max_bytes" ].any(f -> !this.get(f).or("1MiB").string().re_match($size)) => [ "fetch_max_bytes, fetch_max_partition_bytes and batch_max_bytes are sizes: write a number and a unit, such as 512KiB or 1MiB" ]
   [ "fetch_max_wait", "metadata_max_age", "conn_idle_timeout" ].any(f -> !this.get(f).or("1s").string().re_match($time)) => [ "fetch_max_wait, metadata_max_age and conn_idle_timeout are times: write a number and a unit, such as 500ms or 30s" ]
+  [ "interval", "timeout", "cooldown", "stall_timeout" ].any(f -> !this.health.get(f).or("1s").string().re_match($time)) => [ "health: interval, timeout, cooldown and stall_timeout are times: write a number and a unit, such as 500ms or 30s" ]
+  [ "unhealthy_after", "healthy_after" ].any(f -> this.health.get(f).or(1).number(0) < 1) => [ "health: unhealthy_after and healthy_after must be at least 1" ]
+  this.health.lag_threshold.or(0).number(-1) < 0 => [ "health.lag_threshold is a number of records, 0 for off" ]
+  this.on_gap.or("") == "skip" && this.resume.or("") == "watermark" => [ "on_gap: skip leaves offsets out, and with resume: watermark every record must keep its offset: use resume: auto" ]
   this.batch_max_records.or(1).number(0) < 1 => [ "batch_max_records must be at least 1" ]
 }`
 
 type config struct {
-	sources       []kafka.Conn
-	routes        []relay.Route
-	relay         string
-	start         startOffset
-	resume        position.Resume
-	committed     bool
-	stopAtEnd     bool
-	standard      bool
-	exitOnFatal   bool
-	retry         retry
-	consumer      kafka.Consumer
-	batchRecords  int
-	batchMaxBytes int
+	sources      []kafka.Conn
+	routes       []relay.Route
+	relay        string
+	start        startOffset
+	resume       position.Resume
+	committed    bool
+	stopAtEnd    bool
+	standard     bool
+	exitOnFatal  bool
+	randomFirst  bool
+	health       pool.Settings
+	timeout      time.Duration // of a probe
+	stallTimeout time.Duration
+	skipGaps     bool
+	// trust: read on from a source that differs, or that cannot be compared.
+	trustDiverged, trustUnverified bool
+	retry                          retry
+	consumer                       kafka.Consumer
+	batchRecords                   int
+	batchMaxBytes                  int
 }
 
 type retry struct {
@@ -174,6 +220,10 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 		stopAtEnd:   r.Bool(fieldStopAtEnd),
 		standard:    r.String(fieldMetadata) == "standard",
 		exitOnFatal: r.String(fieldOnFatal) == "exit",
+		randomFirst: r.String(fieldInitialSource) == "random",
+		skipGaps:    r.String(fieldOnGap) == "skip",
+
+		trustDiverged: r.String(fieldOnDivergence) == "ignore", trustUnverified: r.String(fieldOnUnverified) == "continue",
 		consumer: kafka.Consumer{
 			Isolation:              kgo.ReadUncommitted(),
 			FetchMaxBytes:          int32(r.Bytes(fieldFetchMaxBytes, 1024, 512<<20)),
@@ -196,6 +246,18 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 	rf := kafka.NewFields(p.Namespace(fieldRetry))
 	c.retry = retry{rf.Int(fieldMaxRetries, -1, 1<<30), rf.Duration(fieldInitialInterval, time.Millisecond), rf.Duration(fieldMaxInterval, time.Millisecond)}
 	r.Note(rf.Err())
+	hf := kafka.NewFields(p.Namespace(fieldHealth))
+	c.health = pool.Settings{
+		Interval:       hf.Duration(fieldInterval, 10*time.Millisecond),
+		UnhealthyAfter: hf.Int(fieldUnhealthyAfter, 1, 1000), HealthyAfter: hf.Int(fieldHealthyAfter, 1, 1000),
+		LagThreshold: int64(hf.Int(fieldLagThreshold, 0, math.MaxInt)),
+		Cooldown:     hf.Duration(fieldCooldown, 0), Failback: hf.Bool(fieldFailback),
+	}
+	c.timeout, c.stallTimeout = hf.Duration(fieldTimeout, 10*time.Millisecond), hf.Duration(fieldStallTimeout, time.Second)
+	r.Note(hf.Err())
+	if c.skipGaps && c.resume == position.ResumeWatermark {
+		r.Note(errors.New("on_gap: skip leaves offsets out, and with resume: watermark every record must keep its offset: use resume: auto"))
+	}
 	c.sources, err = parseSources(p, r, logger)
 	r.Note(err)
 	if c.retry.first > c.retry.longest {

@@ -15,7 +15,7 @@ import (
 func newDraftReader(records, bytes int, stopAt []int64, pending ...*kgo.Record) *reader {
 	return &reader{
 		in:  &Input{conf: config{batchRecords: records, batchMaxBytes: bytes}},
-		gen: &relay.Generation{RelayID: "me", OriginHeader: "_origin"}, at: make([]atomic.Int64, 2),
+		gen: &relay.Generation{RelayID: "me", OriginHeader: "_origin"}, at: make([]atomic.Int64, 2), epochs: []int32{-1, -1},
 		index: map[string][]int{"t": {0, 1}}, stopAt: stopAt, pending: pending,
 	}
 }
@@ -33,6 +33,30 @@ func shape(d *draft) string {
 		s += fmt.Sprintf("part %d to %d; ", sp.Part, sp.Next)
 	}
 	return s + fmt.Sprintf("%d messages, %d used, %d loops", len(d.sources), d.used, d.loops)
+}
+
+func inEpoch(epoch int32, records []*kgo.Record) []*kgo.Record {
+	for _, r := range records {
+		r.LeaderEpoch = epoch
+	}
+	return records
+}
+
+// A draft ends before a record whose leader epoch has risen, per partition; one
+// that begins with it is left to a look at the source.
+func TestDraftEndsBeforeANewLeader(t *testing.T) {
+	r := newDraftReader(10, 10_000, nil, append(append(inEpoch(3, run(0, 1, 2)), inEpoch(5, run(1, 7, 8))...), inEpoch(4, run(0, 3))...)...)
+	if diff := cmp.Diff("part 0 to 3; part 1 to 9; 4 messages, 4 used, 0 loops", shape(r.draft())); diff != "" {
+		t.Fatal(diff)
+	}
+	r.pending = r.pending[4:]
+	if d := r.draft(); d.used != 0 {
+		t.Fatal("a record of a new leader is taken unseen: " + shape(d))
+	}
+	r.epochs[0] = 4
+	if d := r.draft(); d.used != 1 {
+		t.Fatal("once the leader is known, its records are taken: " + shape(d))
+	}
 }
 
 // A draft ends at whichever limit comes first, and covers what it leaves out.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 
 	"github.com/kafka-failover/kafka-failover/internal/metrics"
+	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
@@ -33,19 +35,27 @@ type Input struct {
 	seat    *relay.Seat
 	metrics *metrics.Input
 
-	source *source
-	gen    *relay.Generation
-	reader *reader // nil while nothing is read
-	stopAt map[position.TP]int64
+	poolMetrics *metrics.Pool
+	pool        *pool.Monitor // nil before the first Connect, and after the end
+	unfit       []*unfit      // by source: what was last found out about it
+	gen         *relay.Generation
+	reader      *reader // nil while nothing is read
+	stopAt      map[position.TP]int64
 
-	said    string    // the reason Connect returned last
-	fails   int       // attempts to connect that failed in a row
-	missing int       // of them, those that missed a source topic
-	short   int       // generations in a row that were broken soon
-	began   time.Time // when the last one began
-	// reopens counts how often in a row reading was ended soon after it began.
-	reopens  int
-	reopened time.Time
+	said  string    // the reason Connect returned last
+	fails int       // attempts to connect that failed in a row
+	short int       // generations in a row that were broken soon
+	began time.Time // when the last one began
+
+	// While nothing is read, and the source is to blame: where to read on, why
+	// and when reading ended.
+	next  []int64
+	cause error
+	left  time.Time
+	last  int // the source read last, -1 before the first
+	ended int // how often in a row reading ended soon after it began
+	// closing are readers that were left and have not closed yet.
+	closing sync.WaitGroup
 }
 
 // New builds the input. It opens nothing: Benthos builds inputs that it never
@@ -56,7 +66,10 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Input, error) {
 		return nil, err
 	}
 	hub := relay.Join(res, conf.relay)
-	in := &Input{conf: conf, res: res, log: res.Logger(), hub: hub, metrics: metrics.NewInput(res.Metrics())}
+	in := &Input{
+		conf: conf, res: res, log: res.Logger(), hub: hub, last: -1, unfit: make([]*unfit, len(conf.sources)),
+		metrics: metrics.NewInput(res.Metrics()), poolMetrics: metrics.NewPool(res.Metrics()),
+	}
 	in.seat = hub.AnnounceInput(in.exits())
 	return in, nil
 }
@@ -85,8 +98,36 @@ func (in *Input) Connect(ctx context.Context) error {
 		if in.hub.Fatal() == nil && in.say(err) {
 			return err
 		}
-		if err := sleep(ctx, in.pause()); err != nil {
+		if err := in.rest(ctx, err); err != nil {
 			return err
+		}
+	}
+}
+
+// rest waits before the next attempt, or until a source can be read if that is
+// what was missing. Sources that are short may catch up any moment.
+func (in *Input) rest(ctx context.Context, err error) error {
+	if !errors.Is(err, pool.ErrNoHealthy) || in.hub.Fatal() != nil {
+		return sleep(ctx, in.pause())
+	}
+	enough := time.NewTimer(in.pause())
+	defer enough.Stop()
+	for {
+		changed := in.pool.Changed()
+		if d, outlook := in.pool.Decide(); d.To >= 0 || outlook != pool.Wait {
+			return nil
+		}
+		for i, s := range in.pool.Status() {
+			if s.State == pool.Short {
+				in.pool.Alarm(i)
+			}
+		}
+		select {
+		case <-changed:
+		case <-enough.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
@@ -169,7 +210,7 @@ func (in *Input) final(ctx context.Context) error {
 	case err == nil:
 		return nil
 	case in.say(err):
-		in.stopReading()
+		in.stop()
 		return err
 	case in.exits():
 		return service.ErrEndOfInput
@@ -181,6 +222,9 @@ func (in *Input) final(ctx context.Context) error {
 var errSuperseded = errors.New("another kafka_failover input has taken this one's place: give each pair of input and output a `relay` name of its own in this process")
 
 func (in *Input) connect(ctx context.Context) error {
+	if err := in.startPool(); err != nil {
+		return err
+	}
 	if in.gen != nil && in.gen.Broken() == nil {
 		return in.goOn(ctx)
 	}
@@ -189,7 +233,7 @@ func (in *Input) connect(ctx context.Context) error {
 			return err
 		}
 	}
-	return in.recover(ctx)
+	return in.onSource(ctx, in.begin)
 }
 
 // goOn reads on within the generation: nothing written was lost, but the
@@ -206,17 +250,27 @@ func (in *Input) goOn(ctx context.Context) error {
 			return in.connect(ctx)
 		}
 	}
-	if in.reader.failure() == nil {
+	if in.reader != nil && in.reader.failure() == nil {
 		return nil
 	}
-	return in.reopen(ctx)
+	in.leave()
+	if errors.Is(in.cause, errGrown) {
+		if _, err := in.retire(ctx); err != nil {
+			return err
+		}
+		return in.connect(ctx)
+	}
+	if err := in.pauseBetweenEnds(ctx); err != nil {
+		return err
+	}
+	return in.onSource(ctx, in.resume)
 }
 
 // windDown ends a broken generation: reading stops, and everything under way
 // ends by itself. The reason is returned once, as an error; generations that
 // break soon after they began are followed by a pause that grows.
 func (in *Input) windDown(ctx context.Context) error {
-	in.stopReading()
+	in.leave()
 	if err := in.gen.Broken(); !in.hasSaid(err) {
 		return reason{err}
 	}
@@ -231,7 +285,7 @@ func (in *Input) windDown(ctx context.Context) error {
 			return err
 		}
 	}
-	in.gen = nil
+	in.gen, in.next = nil, nil
 	return nil
 }
 
@@ -270,37 +324,40 @@ func (in *Input) end(ctx context.Context) (service.MessageBatch, service.AckFunc
 	return nil, nil, service.ErrEndOfInput
 }
 
-func (in *Input) stopReading() {
+// stop ends reading and probing.
+func (in *Input) stop() {
 	if in.reader != nil {
 		in.reader.close()
 		in.reader = nil
 	}
-	in.dropSource()
-}
-
-func (in *Input) dropSource() {
-	if in.source != nil {
-		in.source.close()
-		in.source = nil
+	in.closing.Wait()
+	if in.pool != nil {
+		in.pool.Close()
+		in.pool = nil
 	}
 }
 
 // Close ends reading. What is under way in the pipeline was waited for before.
 func (in *Input) Close(context.Context) error {
-	in.stopReading()
+	in.stop()
 	in.seat.Leave()
 	return nil
 }
 
-// ConnectionTest tells whether the first source can be reached and has the
+// ConnectionTest tells of every source whether it can be reached and has the
 // topics.
 func (in *Input) ConnectionTest(ctx context.Context) service.ConnectionTestResults {
-	s, err := openSource(ctx, in.conf)
-	if err != nil {
-		return service.ConnectionTestFailed(err).AsList()
+	var results service.ConnectionTestResults
+	for i, conn := range in.conf.sources {
+		s, err := openSource(ctx, in.conf, i, conn)
+		if err != nil {
+			results = append(results, service.ConnectionTestFailed(err))
+			continue
+		}
+		s.close()
+		results = append(results, service.ConnectionTestSucceeded())
 	}
-	s.close()
-	return service.ConnectionTestSucceeded().AsList()
+	return results
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -22,25 +23,32 @@ var (
 	errTrouble = errors.New("the generation has ended or the target does not answer")
 )
 
-// reader fetches one generation's partitions from one source. It owns the
-// position of reading; acknowledgement is the generation's business.
+// reader fetches one generation's partitions from one source, which it owns. It
+// owns the position of reading; acknowledgement is the generation's business.
 type reader struct {
 	in     *Input
 	gen    *relay.Generation
 	client *kgo.Client
 	source *source
+	began  time.Time
 	// at is the next offset to read, per part: moved by ReadBatch's goroutine,
-	// looked at by the survey.
+	// looked at by others.
 	at     []atomic.Int64
 	index  map[string][]int // topic -> partition -> part
 	stopAt []int64          // per part, nil without stop_at_end
+	// epochs are the leader epochs of the records read last, per part; -1
+	// before the first.
+	epochs []int32
 	// pending is what was polled and not yet batched.
 	pending []*kgo.Record
 	blocks  int64
-	holding atomic.Bool // the window holds reading back
+	holding atomic.Bool  // the window holds reading back
+	polling atomic.Bool  // records are waited for
+	moved   atomic.Int64 // when records came last, in nanoseconds since began
 
 	mu    sync.Mutex
-	err   error              // what ended reading
+	err   error // what ended reading
+	errAt time.Time
 	poke  context.CancelFunc // ends the poll under way
 	skips []skip             // found by the survey, not yet applied
 
@@ -48,11 +56,15 @@ type reader struct {
 	wg     sync.WaitGroup
 }
 
-func newReader(in *Input, gen *relay.Generation, next []int64) (*reader, error) {
-	r := &reader{in: in, gen: gen, source: in.source, at: make([]atomic.Int64, len(next)), index: map[string][]int{}}
+func newReader(in *Input, gen *relay.Generation, s *source, next []int64) (*reader, error) {
+	r := &reader{
+		in: in, gen: gen, source: s, began: time.Now(),
+		at: make([]atomic.Int64, len(next)), epochs: make([]int32, len(next)), index: map[string][]int{},
+	}
 	offsets := map[string]map[int32]kgo.Offset{}
 	for i, p := range gen.Parts {
 		r.at[i].Store(next[i])
+		r.epochs[i] = -1
 		tp := p.Source
 		if offsets[tp.Topic] == nil {
 			offsets[tp.Topic] = map[int32]kgo.Offset{}
@@ -68,7 +80,7 @@ func newReader(in *Input, gen *relay.Generation, next []int64) (*reader, error) 
 	}
 	consumer := in.conf.consumer
 	consumer.Offsets = offsets
-	client, err := kafka.Dial(consumer.Opts(in.conf.sources[0]))
+	client, err := kafka.Dial(consumer.Opts(s.conn))
 	if err != nil {
 		return nil, err
 	}
@@ -77,8 +89,38 @@ func newReader(in *Input, gen *relay.Generation, next []int64) (*reader, error) 
 	r.cancel = cancel
 	r.wg.Go(func() { r.survey(ctx) })
 	r.wg.Go(func() { r.heed(ctx) })
+	r.wg.Go(func() { r.attend(ctx) })
 	return r, nil
 }
+
+// attend ends reading when the pool has a better source, or none.
+func (r *reader) attend(ctx context.Context) {
+	for {
+		changed := r.in.pool.Changed()
+		if err := r.in.better(r); err != nil {
+			r.fail(err)
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// grown tells whether the source has more partitions than are read.
+func (r *reader) grown() bool {
+	for topic, parts := range r.index {
+		if int(r.in.pool.Partitions(r.source.index, topic)) > len(parts) {
+			return true
+		}
+	}
+	return false
+}
+
+// lastMoved is when records came last.
+func (r *reader) lastMoved() time.Time { return r.began.Add(time.Duration(r.moved.Load())) }
 
 // heed ends the poll under way when the generation gets into trouble.
 func (r *reader) heed(ctx context.Context) {
@@ -99,6 +141,7 @@ func (r *reader) close() {
 	r.cancel()
 	r.wg.Wait()
 	r.client.Close()
+	r.source.close()
 }
 
 func (r *reader) positions() []int64 {
@@ -119,10 +162,17 @@ func (r *reader) failure() error {
 func (r *reader) fail(err error) {
 	r.mu.Lock()
 	if r.err == nil {
-		r.err = err
+		r.err, r.errAt = err, time.Now()
 	}
 	r.mu.Unlock()
 	r.interrupt()
+}
+
+// failedAt is when reading was ended.
+func (r *reader) failedAt() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.errAt
 }
 
 func (r *reader) interrupt() {
@@ -150,6 +200,12 @@ func (r *reader) next(ctx context.Context) (service.MessageBatch, *relay.Ticket,
 			continue
 		}
 		d := r.draft()
+		if d.used == 0 { // the first record has a later leader epoch
+			if err := r.recheck(ctx, r.pending[0]); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
 		if len(d.sources) == 0 {
 			r.commit(d)
 			for _, s := range d.spans {
@@ -201,7 +257,9 @@ func (r *reader) poll(ctx context.Context) error {
 		return errTrouble
 	default:
 	}
+	r.polling.Store(true)
 	fetches := r.client.PollRecords(pollCtx, r.in.conf.batchRecords)
+	r.polling.Store(false)
 	r.mu.Lock()
 	r.poke = nil
 	r.mu.Unlock()
@@ -215,7 +273,9 @@ func (r *reader) poll(ctx context.Context) error {
 		r.fail(bad)
 		return bad
 	}
-	r.pending = fetches.Records()
+	if r.pending = fetches.Records(); len(r.pending) > 0 {
+		r.moved.Store(int64(time.Since(r.began)))
+	}
 	return ctx.Err()
 }
 
@@ -223,18 +283,41 @@ func (r *reader) poll(ctx context.Context) error {
 // begins anew behind it: what was polled with it is not used.
 func (r *reader) explain(tp position.TP, err error) error {
 	var loss *kgo.ErrDataLoss
-	if errors.As(err, &loss) {
-		stop := &position.Stop{
-			Reason: fmt.Sprintf("source %s lost records: partition %s was consumed to offset %d and its log was then truncated to %d (unclean leader election); what was relayed may differ from what the source holds now", r.source.name, tp, loss.ConsumedTo, loss.ResetTo),
-			Cure:   "compare source and target from there on before the relay is started again",
-		}
-		r.in.fatal(stop)
-		return stop
+	if errors.As(err, &loss) { // the client would go on at the truncated end
+		err := fmt.Errorf("source %s lost records: partition %s was read to offset %d and its log was then truncated to %d (unclean leader election)", r.source.name, tp, loss.ConsumedTo, loss.ResetTo)
+		r.in.log.With("source", r.source.name, "partition", tp.String()).Warnf("%v; it is compared with what was relayed before it is read on", err)
+		return err
 	}
 	if errors.Is(err, kerr.OffsetOutOfRange) {
 		return fmt.Errorf("source %s: the position in %s lies outside the log", r.source.name, tp)
 	}
 	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, err)
+}
+
+// recheck examines a partition whose leader epoch has risen: a new leader may
+// hold another history than the one that was read (unclean election). In good
+// order it holds the same.
+func (r *reader) recheck(ctx context.Context, rec *kgo.Record) error {
+	part := r.index[rec.Topic][rec.Partition]
+	tp := r.gen.Parts[part].Source
+	s := *r.source
+	var err error
+	if s.desc, s.ends, err = s.cluster.Look(ctx, r.in.conf.end(), s.names()...); err == nil {
+		if s.starts, err = s.cluster.Offsets(ctx, kafka.LogStart, s.names()...); err == nil {
+			// Where records are read from is the client's business: only what lies before counts.
+			_, err = r.in.fit(ctx, &s, []claim{{tp: tp, next: max(r.at[part].Load(), s.starts[tp]), pairs: r.gen.Samples(part)}}, false)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		err = fmt.Errorf("source %s, partition %s has a new leader (epoch %d): %w", s.name, tp, rec.LeaderEpoch, err)
+		r.fail(err)
+		return err
+	}
+	r.epochs[part] = rec.LeaderEpoch
+	return nil
 }
 
 func (r *reader) atEnd() bool {
@@ -262,7 +345,8 @@ type draft struct {
 // under way: the record, its message and metadata, the record made of it.
 const recordOverhead = 512
 
-// draft takes records from pending until a limit is reached.
+// draft takes records from pending until a limit is reached, or a record with a
+// later leader epoch than the one before it.
 func (r *reader) draft() *draft {
 	d := &draft{}
 	most := min(len(r.pending), r.in.conf.batchRecords)
@@ -273,6 +357,12 @@ func (r *reader) draft() *draft {
 		size := sizeOf(rec)
 		if d.used > 0 && d.bytes+size > r.in.conf.batchMaxBytes {
 			break
+		}
+		if p := r.index[rec.Topic][rec.Partition]; rec.LeaderEpoch != r.epochs[p] {
+			if rec.LeaderEpoch > r.epochs[p] && r.epochs[p] >= 0 {
+				break
+			}
+			r.epochs[p] = rec.LeaderEpoch
 		}
 		d.used++
 		if last == nil || last.Partition != rec.Partition || last.Topic != rec.Topic {

@@ -9,65 +9,62 @@ import (
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
-// source is the cluster that is read, as it was when reading began.
+// source is one source cluster as it was when it was opened to be read.
 type source struct {
+	index   int // in the pool
 	name    string
+	conn    kafka.Conn
 	cluster *kafka.Cluster
 	desc    *kafka.Description
 	topics  []relay.SourceTopic
-	// end is the bound up to which records can be read.
-	end kafka.Bound
+	// starts and ends bound what can be read of each partition.
+	starts, ends map[position.TP]int64
+	committed    bool
 }
 
-// openSource connects to the first source and describes the topics.
-func openSource(ctx context.Context, conf config) (*source, error) {
-	conn := conf.sources[0]
+// end is the bound up to which records can be read.
+func (c config) end() kafka.Bound {
+	if c.committed {
+		return kafka.LastStable
+	}
+	return kafka.HighWatermark
+}
+
+func (c config) topicNames() []string {
+	names := make([]string, len(c.routes))
+	for i, r := range c.routes {
+		names[i] = r.Source
+	}
+	return names
+}
+
+// openSource connects to a source and looks at its topics.
+func openSource(ctx context.Context, conf config, index int, conn kafka.Conn) (*source, error) {
 	c, err := conn.Admin()
 	if err != nil {
 		return nil, err
 	}
-	s := &source{name: conn.Name, cluster: c, end: kafka.HighWatermark}
-	if conf.committed {
-		s.end = kafka.LastStable
-	}
-	if err := s.describe(ctx, conf.routes); err != nil {
+	s := &source{index: index, name: conn.Name, conn: conn, cluster: c, committed: conf.committed}
+	if err := s.look(ctx, conf); err != nil {
 		c.Close()
-		return nil, err
+		return nil, fmt.Errorf("source %w", err)
 	}
 	return s, nil
 }
 
-func (s *source) describe(ctx context.Context, routes []relay.Route) error {
-	names := make([]string, len(routes))
-	for i, r := range routes {
-		names[i] = r.Source
+func (s *source) look(ctx context.Context, conf config) (err error) {
+	names := conf.topicNames()
+	if s.desc, s.ends, err = s.cluster.Look(ctx, conf.end(), names...); err != nil {
+		return err
 	}
-	d, err := s.cluster.Describe(ctx, names...)
-	if err != nil {
-		return fmt.Errorf("source %w", err)
+	if s.starts, err = s.cluster.Offsets(ctx, kafka.LogStart, names...); err != nil {
+		return err
 	}
-	s.desc = d
-	for _, r := range routes {
-		t := d.Topics[r.Source]
-		switch {
-		case t.Missing():
-			return &missingTopicError{s.name, r.Source}
-		case t.Err != nil:
-			return fmt.Errorf("source %s, topic %q: %w", s.name, r.Source, t.Err)
-		case len(t.Leaderless) > 0:
-			return fmt.Errorf("source %s: partition %s/%d has no leader", s.name, r.Source, t.Leaderless[0])
-		}
+	for _, r := range conf.routes {
+		t := s.desc.Topics[r.Source]
 		s.topics = append(s.topics, relay.SourceTopic{Route: r, TopicID: t.ID, Partitions: t.Partitions})
 	}
 	return nil
-}
-
-// missingTopicError is a source topic that the cluster does not know. A broker
-// just started may not know it yet, so it is fatal only when it stays.
-type missingTopicError struct{ source, topic string }
-
-func (e *missingTopicError) Error() string {
-	return fmt.Sprintf("source %s has no topic %q: create it, or correct topics", e.source, e.topic)
 }
 
 func (s *source) names() []string {
@@ -78,14 +75,11 @@ func (s *source) names() []string {
 	return names
 }
 
-func (s *source) bounds(ctx context.Context) (starts, ends map[position.TP]int64, err error) {
-	if starts, err = s.cluster.Offsets(ctx, kafka.LogStart, s.names()...); err != nil {
-		return nil, nil, err
-	}
-	ends, err = s.cluster.Offsets(ctx, s.end, s.names()...)
-	return starts, ends, err
+// id names the log of a topic in this source.
+func (s *source) id(topic string) position.SourceID {
+	return position.SourceID{ClusterID: s.desc.ClusterID, TopicID: s.desc.Topics[topic].ID}
 }
 
-func (s *source) reader(committed bool) *kafka.Reader { return s.cluster.Reader(s.desc, committed) }
+func (s *source) reader() *kafka.Reader { return s.cluster.Reader(s.desc, s.committed) }
 
 func (s *source) close() { s.cluster.Close() }

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/pool"
 )
 
 const (
@@ -15,8 +15,6 @@ const (
 	surveyAtEnd = 100 * time.Millisecond
 	// surveyGlances bounds the raw fetches of one survey.
 	surveyGlances = 64
-	// surveyFailures in a row mean that the source cannot be reached.
-	surveyFailures = 3
 )
 
 // skip says that a part holds no record from one offset up to another.
@@ -38,7 +36,7 @@ func (r *reader) survey(ctx context.Context) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	before := make([]int64, len(r.at))
-	failed := 0
+	stuck := make([]time.Duration, len(r.at))
 	for {
 		for i := range r.at {
 			before[i] = r.at[i].Load()
@@ -48,53 +46,67 @@ func (r *reader) survey(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		ends, err := r.source.cluster.Offsets(ctx, r.source.end, r.source.names()...)
-		switch {
-		case ctx.Err() != nil:
+		ends := r.readable()
+		r.lookAhead(ctx, before, ends)
+		if err := r.stalled(before, ends, stuck, interval); err != nil {
+			r.in.pool.Find(func(p *pool.Pool) *pool.Change { return p.Stalled(r.source.index, err) })
+			r.fail(leaving{err})
 			return
-		case err == nil:
-			failed = 0
-			r.lookAhead(ctx, before, ends)
-		case r.moved(before):
-			failed = 0
-		default:
-			if failed++; failed >= surveyFailures {
-				r.fail(fmt.Errorf("source %w", err))
-				return
-			}
 		}
 	}
 }
 
-// moved tells whether reading has gone on since.
-func (r *reader) moved(before []int64) bool {
-	for i := range r.at {
-		if r.at[i].Load() != before[i] {
-			return true
-		}
+// readable is how far there are records to read, per part: to the end, as far
+// as the last probe saw it.
+func (r *reader) readable() []int64 {
+	if r.stopAt != nil {
+		return r.stopAt
 	}
-	return r.holding.Load()
+	ends := r.in.pool.Ends(r.source.index)
+	out := make([]int64, len(r.at))
+	for i := range out {
+		out[i] = ends[r.gen.Parts[i].Source]
+	}
+	return out
 }
 
-func (r *reader) lookAhead(ctx context.Context, before []int64, ends map[position.TP]int64) {
+// stalled adds up, per part, how long records were waited for that the source
+// has and does not give, and tells if it was too long.
+func (r *reader) stalled(before, ends []int64, stuck []time.Duration, interval time.Duration) error {
+	waiting := r.polling.Load() && !r.holding.Load()
+	for i := range stuck {
+		switch at := r.at[i].Load(); {
+		case at != before[i] || at >= ends[i]:
+			stuck[i] = 0
+		case waiting:
+			stuck[i] += interval
+		}
+		if stuck[i] >= r.in.conf.stallTimeout {
+			return fmt.Errorf("source %s answers probes and gives no records: partition %s has some up to offset %d, none came from offset %d on for %s", r.source.name, r.gen.Parts[i].Source, ends[i], before[i], stuck[i])
+		}
+	}
+	return nil
+}
+
+func (r *reader) lookAhead(ctx context.Context, before, ends []int64) {
 	if r.holding.Load() {
 		return
 	}
-	reader := r.source.reader(r.in.conf.committed)
+	reader := r.source.reader()
 	glances := 0
 	for i := range r.at {
 		tp := r.gen.Parts[i].Source
 		from := before[i]
-		if r.at[i].Load() != from || from >= ends[tp] || glances >= surveyGlances {
+		if r.at[i].Load() != from || from >= ends[i] || glances >= surveyGlances {
 			continue
 		}
 		glances++
 		to := from
-		for to < ends[tp] && ctx.Err() == nil {
+		for to < ends[i] && ctx.Err() == nil {
 			c, err := reader.Glance(ctx, tp, to)
 			if err != nil { // the leader may have moved
 				if d, err := r.source.cluster.Describe(ctx, r.source.names()...); err == nil {
-					reader = r.source.cluster.Reader(d, r.in.conf.committed)
+					reader = r.source.cluster.Reader(d, r.source.committed)
 				}
 				break
 			}

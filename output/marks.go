@@ -147,7 +147,7 @@ func (s *session) mark(st position.Statement) (position.Key, position.Mark) {
 	part := &s.gen.Parts[st.Part]
 	m := position.Mark{
 		Next: st.Next, Covered: make(map[int32]int64, len(st.Covered)),
-		TargetTopicID: part.TargetTopicID, Sources: part.Sources,
+		TargetTopicID: part.TargetTopicID, Sources: s.gen.SourcesOf(st.Part),
 		Generation: s.out.generation, Instance: s.out.instance, Partitions: part.SourcePartitions, Pairs: st.Pairs,
 	}
 	for slot, end := range st.Covered {
@@ -234,6 +234,8 @@ func (s *session) lastMarks(ctx context.Context) {
 	if s.progress == nil || s.gen.Broken() != nil || s.gen.Down() != nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
 	if _, err := s.writeMarks(ctx, s.gen.Statements(false)); err != nil {
 		s.out.log.Debugf("The last marks were not written, the next start reads a little more: %v", err)
 	}

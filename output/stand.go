@@ -26,7 +26,8 @@ func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, err
 	o.session, o.found = nil, nil
 	o.mu.Unlock()
 	if old != nil {
-		old.close() // all its writes have ended, one way or the other
+		old.lastMarks(ctx) // of a generation that ended in good order
+		old.close()        // all its writes have ended, one way or the other
 		if err := old.settle(ctx); err != nil {
 			if !isStop(err) {
 				o.mu.Lock()
@@ -188,7 +189,7 @@ func (b *bearing) checkTopic(t relay.SourceTopic) error {
 // slots.
 func (b *bearing) layOut(context.Context) error {
 	o := b.out
-	st := &relay.Standing{RelayID: o.conf.relayID, OriginHeader: o.conf.originHeader, MaxInFlight: o.conf.maxInFlight}
+	st := &relay.Standing{ClusterID: b.desc.ClusterID, RelayID: o.conf.relayID, OriginHeader: o.conf.originHeader, MaxInFlight: o.conf.maxInFlight, Marked: map[string]int32{}}
 	if st.RelayID == "" {
 		st.RelayID = b.desc.ClusterID
 	}
@@ -339,6 +340,7 @@ func (b *bearing) gather(context.Context) error {
 			if n, seen := had[k.Source.Topic]; !seen || e.Mark.Partitions < n {
 				had[k.Source.Topic] = e.Mark.Partitions
 			}
+			st.Marked[k.Source.Topic] = max(st.Marked[k.Source.Topic], e.Mark.Partitions)
 		}
 	}
 	for i := range st.Parts {

@@ -55,14 +55,11 @@ type Topic struct {
 func (c *Cluster) Describe(ctx context.Context, topics ...string) (*Description, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{}
-	for _, name := range topics {
-		t := kmsg.NewMetadataRequestTopic()
-		t.Topic = kmsg.StringPtr(name)
-		req.Topics = append(req.Topics, t)
-	}
-	resp, err := req.RequestWith(ctx, c.Client)
+	return c.describe(ctx, topics)
+}
+
+func (c *Cluster) describe(ctx context.Context, topics []string) (*Description, error) {
+	resp, err := c.askAny(ctx, topics)
 	if err != nil {
 		return nil, c.unreachable(err)
 	}

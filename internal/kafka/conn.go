@@ -6,6 +6,7 @@ package kafka
 import (
 	"fmt"
 	"math"
+	"net"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -22,11 +23,41 @@ type Conn struct {
 	MetadataMaxAge  time.Duration
 	ConnIdleTimeout time.Duration
 	Logger          *service.Logger
+	// Events, if set, are told about connections.
+	Events *Events
+}
+
+// Events are told what happens to a client's connections, from the client's
+// goroutines: they must not block. Each may be nil.
+type Events struct {
+	// Connected: a connection was opened and authenticated.
+	Connected func()
+	// Failed: one could not be opened.
+	Failed func(error)
+	// Lost: an open one was closed, by either side.
+	Lost func()
+}
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (e *Events) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	switch {
+	case err == nil && e.Connected != nil:
+		e.Connected()
+	case err != nil && e.Failed != nil:
+		e.Failed(err)
+	}
+}
+
+// OnBrokerDisconnect implements kgo.HookBrokerDisconnect.
+func (e *Events) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) {
+	if e.Lost != nil {
+		e.Lost()
+	}
 }
 
 // Opts are the options every client of the cluster shares.
 func (c Conn) Opts() []kgo.Opt {
-	return []kgo.Opt{
+	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.SeedBrokers...),
 		kgo.ClientID(c.ClientID),
 		kgo.MetadataMaxAge(c.MetadataMaxAge),
@@ -35,6 +66,10 @@ func (c Conn) Opts() []kgo.Opt {
 		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(time.Duration(tries)*50*time.Millisecond, time.Second) }),
 		kgo.WithLogger(logger{c}),
 	}
+	if c.Events != nil {
+		opts = append(opts, kgo.WithHooks(c.Events))
+	}
+	return opts
 }
 
 // Consumer are the options of the client that fetches records.
@@ -110,8 +145,18 @@ func Validate(opts []kgo.Opt) error {
 }
 
 // Admin makes a client for questions and administration.
-func (c Conn) Admin() (*Cluster, error) {
-	cl, err := Dial(append(c.Opts(), kgo.RecordPartitioner(kgo.ManualPartitioner())))
+func (c Conn) Admin() (*Cluster, error) { return c.cluster() }
+
+// Prober makes a client for Look. It tries nothing twice, so that a dead broker
+// is known as such at once, and gives a connection up after patience.
+func (c Conn) Prober(patience time.Duration) (*Cluster, error) {
+	patience = max(patience, 100*time.Millisecond) // franz-go takes no less
+	return c.cluster(kgo.RequestRetries(0), kgo.RequestTimeoutOverhead(patience), kgo.DialTimeout(patience))
+}
+
+func (c Conn) cluster(opts ...kgo.Opt) (*Cluster, error) {
+	opts = append(c.Opts(), append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
+	cl, err := Dial(opts)
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ type node struct {
 	cluster *Cluster
 	id      int
 	port    int
+	front   Front
 	config  string
 	log     string
 
@@ -50,7 +51,12 @@ type Options struct {
 	Props map[string]string // further broker settings
 	Heap  string            // "256m" if empty
 	JIT   bool              // the full compiler, for benchmarks
+	Front bool              // a second listener, to be reached through a proxy
 }
+
+// Front is a listener of a node for clients that come through a proxy: the node
+// listens at Behind, and tells those clients that it is to be found at Address.
+type Front struct{ Address, Behind string }
 
 // Start starts a cluster and waits until it answers. It ends with the test.
 func Start(t testing.TB, name string, o Options) *Cluster {
@@ -88,12 +94,15 @@ func Launch(name string, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{Name: name, dir: dir}
-	ports, err := FreePorts(2 * o.Nodes)
+	ports, err := FreePorts(4 * o.Nodes)
 	if err != nil {
 		return nil, err
 	}
 	for i := range o.Nodes {
 		n := &node{cluster: c, id: i + 1, port: ports[2*i]}
+		if o.Front {
+			n.front = Front{fmt.Sprintf("127.0.0.1:%d", ports[2*o.Nodes+2*i]), fmt.Sprintf("127.0.0.1:%d", ports[2*o.Nodes+2*i+1])}
+		}
 		if err := n.prepare(libs, o, ports); err != nil {
 			return nil, err
 		}
@@ -189,6 +198,12 @@ func (n *node) properties(o Options, dir string, ports []int) string {
 		"num.network.threads":                                         "2",
 		"num.io.threads":                                              "4",
 		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+	}
+	if o.Front {
+		props["listeners"] += ",FRONT://" + n.front.Behind
+		props["advertised.listeners"] += ",FRONT://" + n.front.Address
+		props["listener.security.protocol.map"] += ",FRONT:PLAINTEXT"
+		props["inter.broker.listener.name"] = "PLAINTEXT"
 	}
 	for k, v := range o.Props {
 		props[k] = v
@@ -307,6 +322,15 @@ func (c *Cluster) Brokers() []string {
 	out := make([]string, len(c.nodes))
 	for i, n := range c.nodes {
 		out[i] = n.addr()
+	}
+	return out
+}
+
+// Fronts are the nodes' listeners behind proxies, with Options.Front.
+func (c *Cluster) Fronts() []Front {
+	out := make([]Front, len(c.nodes))
+	for i, n := range c.nodes {
+		out[i] = n.front
 	}
 	return out
 }

@@ -32,6 +32,8 @@ type Options struct {
 	// Expect turns a source record into what the target should hold; nil
 	// filters it. Without it every record is expected as it is.
 	Expect func(*kgo.Record) *kgo.Record
+	// Ignore names headers that a pipeline has added to the target's records.
+	Ignore []string
 	// ByOffset ties target records to source records by equal offsets, for
 	// targets without origin headers.
 	ByOffset bool
@@ -163,7 +165,7 @@ func readSource(ctx context.Context, c *kafka.Cluster, topic string, o Options, 
 			where = o.Partition(want)
 		}
 		rep.Source++
-		parts[r.Partition].add(r.Offset, hash(want, o.Header, false), where)
+		parts[r.Partition].add(r.Offset, hash(want, o.Header, false, nil), where)
 	})
 	for len(parts) < int(n) {
 		parts = append(parts, &expected{tp: position.TP{Topic: topic, Partition: int32(len(parts))}})
@@ -204,7 +206,7 @@ func readTarget(ctx context.Context, c *kafka.Cluster, topic, from string, parts
 			rep.example("foreign: target %s/%d offset %d claims source %s offset %d", topic, r.Partition, r.Offset, tp, offset)
 			return
 		}
-		e.found(i, r, hash(r, o.Header, true), rep)
+		e.found(i, r, hash(r, o.Header, true, o.Ignore), rep)
 	})
 	return err
 }
@@ -246,7 +248,7 @@ func (e *expected) judge(rep *Report) {
 
 // hash covers key, value, headers and timestamp, nil and empty apart; of a
 // target record the last origin header is left out.
-func hash(r *kgo.Record, header string, target bool) uint64 {
+func hash(r *kgo.Record, header string, target bool, ignore []string) uint64 {
 	d := xxhash.New()
 	var n [8]byte
 	num := func(v int64) {
@@ -273,7 +275,7 @@ func hash(r *kgo.Record, header string, target bool) uint64 {
 	field(r.Key)
 	field(r.Value)
 	for i, h := range r.Headers {
-		if i != own {
+		if i != own && !slices.Contains(ignore, h.Key) {
 			field([]byte(h.Key))
 			field(h.Value)
 		}

@@ -82,6 +82,9 @@ type Stop struct {
 	Forget     *Key
 	WholeTopic bool
 	Command    string
+	// OfSource says that the reason lies in the source that was asked: another
+	// one may do.
+	OfSource bool
 }
 
 func (s *Stop) Error() string {
@@ -101,6 +104,11 @@ func newStop(reason, cure string, forget *Key) *Stop {
 
 func (s *Stop) wholeTopic() *Stop {
 	s.WholeTopic = true
+	return s
+}
+
+func (s *Stop) ofSource() *Stop {
+	s.OfSource = true
 	return s
 }
 
@@ -138,7 +146,7 @@ func fromMark(e Evidence) (Decision, error) {
 			fmt.Sprintf("source topic %q was deleted and recreated since %s was last relayed (cluster %s, topic ID %s, now %s): its offsets mean other records now", e.Key.Source.Topic, e.Key.Source, e.Source.ClusterID, known.TopicID, e.Source.TopicID),
 			"to relay the new topic from start_offset behind what the target holds, set resume: start and forget its marks",
 			&e.Key,
-		).wholeTopic()
+		).wholeTopic().ofSource()
 	}
 	return Decision{Offset: Prove(m.Next, e.Seen), Why: "mark and proven suffix"}, nil
 }

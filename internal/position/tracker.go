@@ -153,6 +153,20 @@ func addPair(pairs []Pair, x Pair) []Pair {
 	return append(pairs, x)
 }
 
+// Samples are fingerprints of what was read of part, done or not, the last
+// record read among them: with these another source is compared before it is
+// read on from there.
+func (t *Tracker) Samples(part int) []Pair {
+	p := &t.parts[part]
+	out := append(make([]Pair, 0, MaxPairs), p.pairs...)
+	for _, e := range p.queue {
+		if e.hasPair {
+			out = addPair(out, e.pair)
+		}
+	}
+	return out
+}
+
 // Statement is what a mark may say of a partition at this moment.
 type Statement struct {
 	Part    int

@@ -23,6 +23,8 @@ var ErrBroken = errors.New("an earlier write failed, and the relay goes on from 
 // Generation is the time between two recoveries: one producer, one sequence of
 // tickets, one set of positions.
 type Generation struct {
+	// TargetID is the target's cluster ID.
+	TargetID     string
 	RelayID      string
 	OriginHeader string
 	// Strict: every record must land at its own offset (resume: watermark).
@@ -71,6 +73,7 @@ type Plan struct {
 // NewGeneration makes a generation; target.Begin must follow.
 func NewGeneration(seat *Seat, target Target, p Plan) *Generation {
 	g := &Generation{
+		TargetID:     p.Standing.ClusterID,
 		RelayID:      p.Standing.RelayID,
 		OriginHeader: p.Standing.OriginHeader,
 		Strict:       p.Strict,
@@ -163,6 +166,28 @@ func (g *Generation) Skip(part int, next int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.tracker.Skip(part, next)
+}
+
+// Samples are fingerprints of what was read of part, the last record among
+// them.
+func (g *Generation) Samples(part int) []position.Pair {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.tracker.Samples(part)
+}
+
+// ReadFrom notes which cluster part is read from now; the next mark says so.
+func (g *Generation) ReadFrom(part int, id position.SourceID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.Parts[part].Sources = position.Remember(g.Parts[part].Sources, id)
+}
+
+// SourcesOf are the clusters part was read from, the present one last.
+func (g *Generation) SourcesOf(part int) []position.SourceID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.Parts[part].Sources
 }
 
 // Break ends the generation: no further ticket is handed over. What is under

@@ -46,7 +46,9 @@ type SourceTopic struct {
 
 // Standing is the answer.
 type Standing struct {
-	RelayID string
+	// ClusterID of the target.
+	ClusterID string
+	RelayID   string
 	// OriginHeader is the header's name, empty if none is written.
 	OriginHeader string
 	// MaxInFlight times the input's batch_max_bytes is the window.
@@ -56,6 +58,9 @@ type Standing struct {
 	Slots []position.TP
 	Ends  []int64
 	Parts []PartStanding
+	// Marked is how many partitions a source topic had when it was relayed, by
+	// its marks: a source that has fewer lacks records.
+	Marked map[string]int32
 }
 
 // PartStanding is what the target holds of one source partition.
@@ -73,7 +78,8 @@ type Part struct {
 	FirstSlot, Slots int
 	// SourcePartitions is how many its topic has.
 	SourcePartitions int32
-	// Sources are the clusters it was read from, the present one last.
+	// Sources are the clusters it was read from, the present one last. Once a
+	// generation has the part, only it may look (SourcesOf) and change them.
 	Sources       []position.SourceID
 	TargetTopicID string
 }
