@@ -59,6 +59,7 @@ func (in *Input) choose(ctx context.Context) (choice, error) {
 		case outlook == pool.NoTopic, outlook == pool.NoneAgrees, outlook == pool.AllTrimmed:
 			return choice{}, in.hopeless()
 		case outlook == pool.Wait:
+			in.poolMetrics.NoneHealthy()
 			return choice{}, in.noSource()
 		}
 		select { // the first probes have not ended

@@ -41,6 +41,7 @@ func (r *reader) survey(ctx context.Context) {
 		for i := range r.at {
 			before[i] = r.at[i].Load()
 		}
+		since := time.Now()
 		select {
 		case <-ctx.Done():
 			return
@@ -48,7 +49,7 @@ func (r *reader) survey(ctx context.Context) {
 		}
 		ends := r.readable()
 		r.lookAhead(ctx, before, ends)
-		if err := r.stalled(before, ends, stuck, interval); err != nil {
+		if err := r.stalled(before, ends, stuck, time.Since(since)); err != nil {
 			r.in.pool.Find(func(p *pool.Pool) *pool.Change { return p.Stalled(r.source.index, err) })
 			r.fail(leaving{err})
 			return
@@ -72,17 +73,17 @@ func (r *reader) readable() []int64 {
 
 // stalled adds up, per part, how long records were waited for that the source
 // has and does not give, and tells if it was too long.
-func (r *reader) stalled(before, ends []int64, stuck []time.Duration, interval time.Duration) error {
+func (r *reader) stalled(before, ends []int64, stuck []time.Duration, passed time.Duration) error {
 	waiting := r.polling.Load() && !r.holding.Load()
 	for i := range stuck {
 		switch at := r.at[i].Load(); {
 		case at != before[i] || at >= ends[i]:
 			stuck[i] = 0
 		case waiting:
-			stuck[i] += interval
+			stuck[i] += passed
 		}
 		if stuck[i] >= r.in.conf.stallTimeout {
-			return fmt.Errorf("source %s answers probes and gives no records: partition %s has some up to offset %d, none came from offset %d on for %s", r.source.name, r.gen.Parts[i].Source, ends[i], before[i], stuck[i])
+			return fmt.Errorf("source %s answers probes and gives no records: partition %s has some up to offset %d, none came from offset %d on for %s", r.source.name, r.gen.Parts[i].Source, ends[i], before[i], stuck[i].Round(time.Second))
 		}
 	}
 	return nil
@@ -92,6 +93,8 @@ func (r *reader) lookAhead(ctx context.Context, before, ends []int64) {
 	if r.holding.Load() {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.in.conf.timeout) // a source that hangs is somebody else's to notice
+	defer cancel()
 	reader := r.source.reader()
 	glances := 0
 	for i := range r.at {

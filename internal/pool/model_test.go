@@ -36,7 +36,7 @@ func (m *model) state(i int) State {
 			state = Short
 		case e.kind == "trimmed":
 			state = Trimmed
-		case e.kind == "read": // another source
+		case e.kind == "read":
 			if state == Trimmed {
 				state = Healthy
 			}
@@ -154,9 +154,7 @@ func TestPoolAgainstModel(t *testing.T) {
 				}
 				p.Reading(d.To)
 				for j := range n {
-					if j != d.To {
-						m.events[j] = append(m.events[j], event{"read", at, nil})
-					}
+					m.events[j] = append(m.events[j], event{"read", at, nil})
 				}
 				continue
 			}

@@ -136,13 +136,13 @@ func (p *Pool) change(i int, from State) *Change {
 	return &Change{Source: i, Name: s.name, From: from, To: s.state, Why: s.why}
 }
 
-// Reading notes that reading has begun on source i: what other sources had lost
-// of the position before is to be looked at anew.
+// Reading notes that reading has begun on source i: the position moves, or has
+// been moved past what was lost, so trimmed sources are to be looked at anew.
 func (p *Pool) Reading(i int) []Change {
 	p.active = i
 	var out []Change
 	for j := range p.sources {
-		if s := &p.sources[j]; s.state == Trimmed && j != i {
+		if s := &p.sources[j]; s.state == Trimmed {
 			s.becomeHealthy()
 			out = append(out, *p.change(j, Trimmed))
 		}
