@@ -58,10 +58,10 @@ func (m *model) state(i int) State {
 func (m *model) inARow(i, k int, kind string) int {
 	n := 0
 	for ; k >= 0; k-- {
-		switch e := m.events[i][k]; {
-		case e.kind == kind:
+		switch m.events[i][k].kind {
+		case kind:
 			n++
-		case e.kind == "good" || e.kind == "bad":
+		case "good", "bad":
 			return n
 		}
 	}
