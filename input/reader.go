@@ -200,7 +200,7 @@ func (r *reader) next(ctx context.Context) (service.MessageBatch, *relay.Ticket,
 			continue
 		}
 		d := r.draft()
-		if d.used == 0 { // the first record has a later leader epoch
+		if d.used == 0 { // the first record is another leader's
 			if err := r.recheck(ctx, r.pending[0]); err != nil {
 				return nil, nil, err
 			}
@@ -294,7 +294,7 @@ func (r *reader) explain(tp position.TP, err error) error {
 	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, err)
 }
 
-// recheck examines a partition whose leader epoch has risen: a new leader may
+// recheck examines a partition whose records' leader epoch changes: a new leader may
 // hold another history than the one that was read (unclean election). In good
 // order it holds the same.
 func (r *reader) recheck(ctx context.Context, rec *kgo.Record) error {
@@ -345,31 +345,35 @@ type draft struct {
 // under way: the record, its message and metadata, the record made of it.
 const recordOverhead = 512
 
-// draft takes records from pending until a limit is reached, or a record with a
-// later leader epoch than the one before it.
+// draft takes records from pending until a limit is reached, or a record that
+// another leader wrote than the one before it in its partition.
 func (r *reader) draft() *draft {
 	d := &draft{}
 	most := min(len(r.pending), r.in.conf.batchRecords)
 	d.sources = make([]record.Source, 0, most)
-	var last *kgo.Record
-	part := -1
+	var before, last *kgo.Record
+	here, part := -1, -1
 	for _, rec := range r.pending[:most] {
 		size := sizeOf(rec)
 		if d.used > 0 && d.bytes+size > r.in.conf.batchMaxBytes {
 			break
 		}
-		if p := r.index[rec.Topic][rec.Partition]; rec.LeaderEpoch != r.epochs[p] {
-			if rec.LeaderEpoch > r.epochs[p] && r.epochs[p] >= 0 {
+		if before == nil || before.Partition != rec.Partition || before.Topic != rec.Topic {
+			here = r.index[rec.Topic][rec.Partition]
+		}
+		if known := r.epochs[here]; rec.LeaderEpoch != known && rec.LeaderEpoch >= 0 {
+			if known >= 0 {
 				break
 			}
-			r.epochs[p] = rec.LeaderEpoch
+			r.epochs[here] = rec.LeaderEpoch
 		}
+		before = rec
 		d.used++
 		if last == nil || last.Partition != rec.Partition || last.Topic != rec.Topic {
 			if last != nil {
 				d.sample(last)
 			}
-			part, last = r.index[rec.Topic][rec.Partition], nil
+			part, last = here, nil
 			if r.beyond(part, rec.Offset) {
 				part = -1
 			} else {
