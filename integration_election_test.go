@@ -47,7 +47,7 @@ func TestUncleanElection(t *testing.T) {
 	if code := relay.wait(time.Minute); code != 1 {
 		t.Fatalf("exit code %d, want 1", code)
 	}
-	relay.mustNameDifference(topic, 0, 1699)
+	relay.mustNameDifference(topic, 0, 1499)
 	if got := ends(t, p.target, topic); got != 1700 {
 		t.Fatalf("the target holds %d records, want 1700", got)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,17 +110,34 @@ func (in *Input) onSource(ctx context.Context, step func(context.Context, *sourc
 			in.pool.Moving()
 		}
 		err = in.try(ctx, c, step)
-		u, stop := (*unfit)(nil), (*position.Stop)(nil)
+		u, stop, asked := (*unfit)(nil), (*position.Stop)(nil), askError{}
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return err
+		case errors.As(err, &asked) && in.refuses(c.To):
+			in.pool.Find(func(p *pool.Pool) *pool.Change { return p.Stalled(c.To, err) })
 		case errors.As(err, &u):
 			in.unfit[c.To] = u
 			in.pool.Find(func(p *pool.Pool) *pool.Change { return u.note(p, c.To) })
-		case errors.As(err, &stop) || in.pool.Recheck(ctx, c.To):
+		case errors.As(err, &stop), c.skip, in.pool.Recheck(ctx, c.To):
 			return err // not for the source to mend
 		}
 	}
+}
+
+// askError is a question that a source did not answer before it was read.
+type askError struct{ error }
+
+func (e askError) Unwrap() error { return e.error }
+
+// refuses tells whether source i has left questions unanswered twice in a row:
+// then it is no good, whatever it answers to probes.
+func (in *Input) refuses(i int) bool {
+	if in.refused[0] != i {
+		in.refused = [2]int{i, 0}
+	}
+	in.refused[1]++
+	return in.refused[1] >= 2
 }
 
 func (in *Input) try(ctx context.Context, c choice, step func(context.Context, *source, bool) error) error {
@@ -127,7 +145,7 @@ func (in *Input) try(ctx context.Context, c choice, step func(context.Context, *
 	defer done()
 	s, err := openSource(ctx, in.conf, c.To, in.pool.Conn(c.To))
 	if err != nil {
-		return err
+		return askError{err}
 	}
 	if err := step(ctx, s, c.skip); err != nil {
 		s.close()
@@ -141,6 +159,8 @@ func (in *Input) try(ctx context.Context, c choice, step func(context.Context, *
 func (in *Input) arrived(c choice) {
 	before := in.pool.Status()
 	in.pool.Reading(c.To)
+	in.reader.follow()
+	in.refused = [2]int{}
 	to := before[c.To].Name
 	log := in.log.With("source", to)
 	reason := ""
@@ -181,12 +201,17 @@ func (in *Input) fit(ctx context.Context, s *source, claims []claim, skip bool) 
 		gaps = s.skipGaps(claims)
 	}
 	unverified, err := s.examine(ctx, claims)
+	if u := (*unfit)(nil); err != nil && !errors.As(err, &u) {
+		err = askError{err}
+	}
 	if u := (*unfit)(nil); in.conf.trustDiverged && errors.As(err, &u) && u.state == pool.Diverged {
 		in.log.With("source", s.name).Warnf("on_divergence: ignore: %s", u.stop.Reason)
 		unverified, err = nil, s.reaches(claims)
 	}
-	if err == nil && !skip {
-		err = in.trusts(s, unverified)
+	if err == nil {
+		err = in.trusts(s, slices.DeleteFunc(unverified, func(tp position.TP) bool { // nothing can be left there
+			return slices.ContainsFunc(gaps, func(g gap) bool { return claims[g.claim].tp == tp })
+		}))
 	}
 	return gaps, err
 }

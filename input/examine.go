@@ -20,8 +20,8 @@ type claim struct {
 	tp    position.TP
 	next  int64
 	pairs []position.Pair
-	// known: it was this very log that was read before. Its last sample is
-	// enough, and if none is left nothing is in doubt.
+	// known: it was this very log that was read before. If no sample is left
+	// there, nothing is in doubt.
 	known bool
 	// forget is the mark to remove in order to give the position up, if any.
 	forget *position.Key
@@ -105,11 +105,7 @@ func (s *source) compare(ctx context.Context, claims []claim) ([]finding, error)
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.SetLimit(samplesAtOnce)
 	for i, c := range claims {
-		n := most
-		if c.known {
-			n = 1
-		}
-		pairs := c.pairs[max(0, len(c.pairs)-n):]
+		pairs := c.pairs[max(0, len(c.pairs)-most):]
 		if len(pairs) > 0 {
 			eg.Go(func() (err error) {
 				found[i], err = s.comparePart(ctx, reader, c.tp, pairs)

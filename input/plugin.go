@@ -10,6 +10,7 @@ import (
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/metrics"
 	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/position"
@@ -53,7 +54,13 @@ type Input struct {
 	cause error
 	left  time.Time
 	last  int // the source read last, -1 before the first
-	ended int // how often in a row reading ended soon after it began
+	// ended is how often in a row reading ended soon after it began, on endedOn.
+	ended, endedOn int
+	// refused is a source and how often in a row it left questions unanswered
+	// before it was read.
+	refused [2]int
+	// partitions is how many each source topic had when it was first relayed.
+	partitions map[string]int32
 	// closing are readers that were left and have not closed yet.
 	closing sync.WaitGroup
 }
@@ -349,7 +356,7 @@ func (in *Input) Close(context.Context) error {
 func (in *Input) ConnectionTest(ctx context.Context) service.ConnectionTestResults {
 	var results service.ConnectionTestResults
 	for i, conn := range in.conf.sources {
-		s, err := openSource(ctx, in.conf, i, conn)
+		s, err := in.test(ctx, i, conn)
 		if err != nil {
 			results = append(results, service.ConnectionTestFailed(err))
 			continue
@@ -358,6 +365,12 @@ func (in *Input) ConnectionTest(ctx context.Context) service.ConnectionTestResul
 		results = append(results, service.ConnectionTestSucceeded())
 	}
 	return results
+}
+
+func (in *Input) test(ctx context.Context, i int, conn kafka.Conn) (*source, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*in.conf.timeout)
+	defer cancel()
+	return openSource(ctx, in.conf, i, conn)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

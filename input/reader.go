@@ -36,8 +36,10 @@ type reader struct {
 	at     []atomic.Int64
 	index  map[string][]int // topic -> partition -> part
 	stopAt []int64          // per part, nil without stop_at_end
-	// epochs are the leader epochs of the records read last, per part; -1
-	// before the first.
+	// glanced is where the survey's next glances begin.
+	glanced int
+	// epochs are the leader epochs under which each part was last examined. A
+	// record of a later one may belong to another history.
 	epochs []int32
 	// pending is what was polled and not yet batched.
 	pending []*kgo.Record
@@ -54,6 +56,7 @@ type reader struct {
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	follow func() // starts attend, once the pool knows that this source is read
 }
 
 func newReader(in *Input, gen *relay.Generation, s *source, next []int64) (*reader, error) {
@@ -64,8 +67,8 @@ func newReader(in *Input, gen *relay.Generation, s *source, next []int64) (*read
 	offsets := map[string]map[int32]kgo.Offset{}
 	for i, p := range gen.Parts {
 		r.at[i].Store(next[i])
-		r.epochs[i] = -1
 		tp := p.Source
+		r.epochs[i] = s.desc.Topics[tp.Topic].LeaderEpoch(tp.Partition)
 		if offsets[tp.Topic] == nil {
 			offsets[tp.Topic] = map[int32]kgo.Offset{}
 		}
@@ -89,7 +92,7 @@ func newReader(in *Input, gen *relay.Generation, s *source, next []int64) (*read
 	r.cancel = cancel
 	r.wg.Go(func() { r.survey(ctx) })
 	r.wg.Go(func() { r.heed(ctx) })
-	r.wg.Go(func() { r.attend(ctx) })
+	r.follow = func() { r.wg.Go(func() { r.attend(ctx) }) }
 	return r, nil
 }
 
@@ -192,7 +195,7 @@ func (r *reader) next(ctx context.Context) (service.MessageBatch, *relay.Ticket,
 		r.applySkips()
 		if len(r.pending) == 0 {
 			if r.atEnd() {
-				return nil, nil, errAtEnd
+				continue
 			}
 			if err := r.poll(ctx); err != nil {
 				return nil, nil, err
@@ -200,7 +203,7 @@ func (r *reader) next(ctx context.Context) (service.MessageBatch, *relay.Ticket,
 			continue
 		}
 		d := r.draft()
-		if d.used == 0 { // the first record is another leader's
+		if d.used == 0 { // the first record is a later leader's
 			if err := r.recheck(ctx, r.pending[0]); err != nil {
 				return nil, nil, err
 			}
@@ -223,8 +226,11 @@ func (r *reader) next(ctx context.Context) (service.MessageBatch, *relay.Ticket,
 }
 
 func (r *reader) trouble() error {
-	if r.gen.Broken() != nil || r.gen.Down() != nil {
+	switch {
+	case r.gen.Broken() != nil || r.gen.Down() != nil:
 		return errTrouble
+	case len(r.pending) == 0 && r.atEnd(): // whatever became of the source
+		return errAtEnd
 	}
 	return r.failure()
 }
@@ -294,19 +300,19 @@ func (r *reader) explain(tp position.TP, err error) error {
 	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, err)
 }
 
-// recheck examines a partition whose records' leader epoch changes: a new leader may
+// recheck examines a partition whose records' leader epoch rises: a new leader may
 // hold another history than the one that was read (unclean election). In good
 // order it holds the same.
 func (r *reader) recheck(ctx context.Context, rec *kgo.Record) error {
 	part := r.index[rec.Topic][rec.Partition]
 	tp := r.gen.Parts[part].Source
+	gctx, done := r.in.pool.Guard(ctx, r.source.index)
+	defer done()
 	s := *r.source
-	var err error
-	if s.desc, s.ends, err = s.cluster.Look(ctx, r.in.conf.end(), s.names()...); err == nil {
-		if s.starts, err = s.cluster.Offsets(ctx, kafka.LogStart, s.names()...); err == nil {
-			// Where records are read from is the client's business: only what lies before counts.
-			_, err = r.in.fit(ctx, &s, []claim{{tp: tp, next: max(r.at[part].Load(), s.starts[tp]), pairs: r.gen.Samples(part)}}, false)
-		}
+	s.topics = nil
+	err := s.look(gctx, r.in.conf)
+	if err == nil { // where records are read on is the client's business: only what lies before counts
+		_, err = r.in.fit(gctx, &s, []claim{{tp: tp, next: max(r.at[part].Load(), s.starts[tp]), pairs: r.gen.Samples(part)}}, false)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -316,7 +322,7 @@ func (r *reader) recheck(ctx context.Context, rec *kgo.Record) error {
 		r.fail(err)
 		return err
 	}
-	r.epochs[part] = rec.LeaderEpoch
+	r.epochs[part] = max(rec.LeaderEpoch, s.desc.Topics[tp.Topic].LeaderEpoch(tp.Partition))
 	return nil
 }
 
@@ -346,7 +352,7 @@ type draft struct {
 const recordOverhead = 512
 
 // draft takes records from pending until a limit is reached, or a record that
-// another leader wrote than the one before it in its partition.
+// a later leader wrote than the one under which its partition was examined.
 func (r *reader) draft() *draft {
 	d := &draft{}
 	most := min(len(r.pending), r.in.conf.batchRecords)
@@ -361,11 +367,8 @@ func (r *reader) draft() *draft {
 		if before == nil || before.Partition != rec.Partition || before.Topic != rec.Topic {
 			here = r.index[rec.Topic][rec.Partition]
 		}
-		if known := r.epochs[here]; rec.LeaderEpoch != known && rec.LeaderEpoch >= 0 {
-			if known >= 0 {
-				break
-			}
-			r.epochs[here] = rec.LeaderEpoch
+		if rec.LeaderEpoch > r.epochs[here] && r.epochs[here] >= 0 {
+			break
 		}
 		before = rec
 		d.used++

@@ -49,6 +49,12 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	if err != nil {
 		return err
 	}
+	if in.partitions == nil {
+		in.partitions = map[string]int32{}
+		for _, t := range s.topics {
+			in.partitions[t.Route.Source] = t.Partitions
+		}
+	}
 	in.lose(s, claims, gaps)
 	in.gen, in.reader, in.began = gen, reader, time.Now()
 	return nil
@@ -152,6 +158,9 @@ func (r *resolver) one(ctx context.Context, ps *relay.PartStanding) (int64, erro
 
 func (r *resolver) configured(ctx context.Context, tp position.TP) (int64, error) {
 	start := r.in.conf.start
+	if n, ok := r.in.partitions[tp.Topic]; ok && tp.Partition >= n {
+		return 0, nil // added while the relay ran
+	}
 	switch {
 	case start.latest:
 		return r.source.ends[tp], nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kafka-failover/kafka-failover/internal/pool"
@@ -36,9 +37,10 @@ func (in *Input) leave() {
 		in.ended = 0
 		return
 	}
-	if in.left.Sub(r.began) > 2*in.conf.retry.longest {
+	if in.left.Sub(r.began) > 2*in.conf.retry.longest || in.endedOn != r.source.index {
 		in.ended = 0
 	}
+	in.endedOn = r.source.index
 	if in.ended++; in.ended > 1 { // it answers probes, and reading fails again and again
 		in.pool.Find(func(p *pool.Pool) *pool.Change { return p.Stalled(r.source.index, in.cause) })
 	}
@@ -56,10 +58,11 @@ func (in *Input) resume(ctx context.Context, s *source, skip bool) error {
 	claims := make([]claim, len(in.gen.Parts))
 	for i := range claims {
 		tp := in.gen.Parts[i].Source
-		if err := s.recreated(tp, in.gen.SourcesOf(i)); err != nil {
+		before := in.gen.SourcesOf(i)
+		if err := s.recreated(tp, before); err != nil {
 			return err
 		}
-		claims[i] = claim{tp: tp, next: in.next[i], pairs: in.gen.Samples(i)}
+		claims[i] = claim{tp: tp, next: in.next[i], pairs: in.gen.Samples(i), known: slices.Contains(before, s.id(tp.Topic))}
 	}
 	gaps, err := in.fit(ctx, s, claims, skip)
 	if err != nil {
@@ -121,11 +124,11 @@ func (in *Input) pauseBetweenEnds(ctx context.Context) error {
 	if in.ended < 2 {
 		return nil
 	}
-	if max := in.conf.retry.max; max >= 0 && in.ended > max+1 {
-		return &position.Stop{Reason: fmt.Sprintf("gave up after reading was ended %d times in a row (retry.max_retries): %v", in.ended, in.cause)}
-	}
 	if d, _ := in.pool.Decide(); d.To >= 0 && d.To != in.last {
 		return nil
+	}
+	if most := in.conf.retry.max; most >= 0 && in.ended > most+1 {
+		return &position.Stop{Reason: fmt.Sprintf("gave up after reading was ended %d times in a row (retry.max_retries): %v", in.ended, in.cause)}
 	}
 	return sleep(ctx, backoff(in.conf.retry, in.ended-1))
 }

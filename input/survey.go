@@ -47,9 +47,8 @@ func (r *reader) survey(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		ends := r.readable()
-		r.lookAhead(ctx, before, ends)
-		if err := r.stalled(before, ends, stuck, time.Since(since)); err != nil {
+		held := r.lookAhead(ctx, before, r.readable())
+		if err := r.stalled(before, held, stuck, time.Since(since)); err != nil {
 			r.in.pool.Find(func(p *pool.Pool) *pool.Change { return p.Stalled(r.source.index, err) })
 			r.fail(leaving{err})
 			return
@@ -72,42 +71,51 @@ func (r *reader) readable() []int64 {
 }
 
 // stalled adds up, per part, how long records were waited for that the source
-// has and does not give, and tells if it was too long.
-func (r *reader) stalled(before, ends []int64, stuck []time.Duration, passed time.Duration) error {
+// is known to hold and does not give, and tells if it was too long.
+func (r *reader) stalled(before []int64, held []bool, stuck []time.Duration, passed time.Duration) error {
 	waiting := r.polling.Load() && !r.holding.Load()
+	ends := r.in.pool.Ends(r.source.index)
 	for i := range stuck {
+		tp := r.gen.Parts[i].Source
 		switch at := r.at[i].Load(); {
-		case at != before[i] || at >= ends[i]:
+		case at != before[i] || at >= ends[tp]:
 			stuck[i] = 0
-		case waiting:
+		case waiting && held[i]:
 			stuck[i] += passed
 		}
 		if stuck[i] >= r.in.conf.stallTimeout {
-			return fmt.Errorf("source %s answers probes and gives no records: partition %s has some up to offset %d, none came from offset %d on for %s", r.source.name, r.gen.Parts[i].Source, ends[i], before[i], stuck[i].Round(time.Second))
+			return fmt.Errorf("source %s answers probes and gives no records: partition %s has some up to offset %d, none came from offset %d on for %s", r.source.name, tp, ends[tp], before[i], stuck[i].Round(time.Second))
 		}
 	}
 	return nil
 }
 
-func (r *reader) lookAhead(ctx context.Context, before, ends []int64) {
+// lookAhead glances at the parts that stand still before records, and returns
+// which of them hold some there, or do not show.
+func (r *reader) lookAhead(ctx context.Context, before, ends []int64) []bool {
+	held := make([]bool, len(r.at))
 	if r.holding.Load() {
-		return
+		return held
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.in.conf.timeout) // a source that hangs is somebody else's to notice
 	defer cancel()
 	reader := r.source.reader()
 	glances := 0
-	for i := range r.at {
+	first := r.glanced
+	for k := range r.at {
+		i := (first + k) % len(r.at) // another first one each time, so that all have their turn
 		tp := r.gen.Parts[i].Source
 		from := before[i]
-		if r.at[i].Load() != from || from >= ends[i] || glances >= surveyGlances {
+		if r.at[i].Load() != from || from >= ends[i] || glances >= surveyGlances || ctx.Err() != nil {
 			continue
 		}
 		glances++
+		r.glanced = i + 1
 		to := from
 		for to < ends[i] && ctx.Err() == nil {
 			c, err := reader.Glance(ctx, tp, to)
 			if err != nil { // the leader may have moved
+				held[i] = true
 				if d, err := r.source.cluster.Describe(ctx, r.source.names()...); err == nil {
 					reader = r.source.cluster.Reader(d, r.source.committed)
 				}
@@ -117,6 +125,7 @@ func (r *reader) lookAhead(ctx context.Context, before, ends []int64) {
 				break
 			}
 			if len(c.Records) > 0 {
+				held[i] = true
 				to = max(to, min(c.Records[0].Offset, c.Next))
 				break
 			}
@@ -126,6 +135,7 @@ func (r *reader) lookAhead(ctx context.Context, before, ends []int64) {
 			r.propose(skip{i, from, to})
 		}
 	}
+	return held
 }
 
 func (r *reader) propose(s skip) {

@@ -46,6 +46,7 @@ type Topic struct {
 	// Leaderless are partitions that have no leader now.
 	Leaderless []int32
 	leaders    map[int32]int32
+	epochs     map[int32]int32
 	rawID      [16]byte
 }
 
@@ -81,18 +82,27 @@ func (c *Cluster) describe(ctx context.Context, topics []string) (*Description, 
 }
 
 func topicOf(t *kmsg.MetadataResponseTopic) Topic {
-	out := Topic{Err: kerr.ErrorForCode(t.ErrorCode), Partitions: int32(len(t.Partitions)), rawID: t.TopicID, leaders: make(map[int32]int32, len(t.Partitions))}
+	out := Topic{Err: kerr.ErrorForCode(t.ErrorCode), Partitions: int32(len(t.Partitions)), rawID: t.TopicID, leaders: make(map[int32]int32, len(t.Partitions)), epochs: make(map[int32]int32, len(t.Partitions))}
 	if t.TopicID != [16]byte{} {
 		out.ID = base64.RawURLEncoding.EncodeToString(t.TopicID[:]) // as Kafka's tools print it
 	}
 	for _, p := range t.Partitions {
-		out.leaders[p.Partition] = p.Leader
+		out.leaders[p.Partition], out.epochs[p.Partition] = p.Leader, p.LeaderEpoch
 		if p.Leader < 0 {
 			out.Leaderless = append(out.Leaderless, p.Partition)
 		}
 	}
 	slices.Sort(out.Leaderless)
 	return out
+}
+
+// LeaderEpoch is the epoch of a partition's leader (KIP-320); -1 where the
+// broker gives none.
+func (t Topic) LeaderEpoch(partition int32) int32 {
+	if e, ok := t.epochs[partition]; ok {
+		return e
+	}
+	return -1
 }
 
 // Missing tells whether the topic does not exist.

@@ -98,7 +98,7 @@ func (p *Pool) ahead(i int) int {
 	best := -1
 	for j := range p.sources {
 		s := &p.sources[j]
-		if j != i && s.state == Healthy && (best < 0 || s.lag < p.sources[best].lag) {
+		if j != i && s.state == Healthy && !s.passed && (best < 0 || s.lag < p.sources[best].lag) {
 			best = j
 		}
 	}
@@ -115,7 +115,7 @@ func (p *Pool) earlier() int {
 		return -1
 	}
 	for i := range p.active {
-		if p.sources[i].state == Healthy && !p.Lags(i) {
+		if s := &p.sources[i]; s.state == Healthy && !s.passed && !p.Lags(i) {
 			return i
 		}
 	}

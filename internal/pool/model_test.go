@@ -77,7 +77,7 @@ func (m *model) apart(i, k int) int {
 	}
 	n, last := 0, time.Duration(0)
 	for _, e := range m.events[i][from : k+1] {
-		if e.kind == "good" && (n == 0 || e.at-last >= m.conf.Interval) {
+		if e.kind == "good" && (n == 0 || e.at-last >= m.conf.Interval*9/10) {
 			n, last = n+1, e.at
 		}
 	}

@@ -17,6 +17,12 @@ type Settings struct {
 	Failback bool
 }
 
+// apart tells whether two probes are about an interval apart: ticks come a
+// little early or late.
+func (c Settings) apart(before, at time.Duration) bool {
+	return at-before >= c.Interval-c.Interval/10
+}
+
 // Pool is the sources and the one that is read. Times are given as the time
 // since some moment, the same for all calls.
 type Pool struct {
@@ -47,7 +53,7 @@ func (p *Pool) Good(i int, at time.Duration, ends Ends) *Change {
 	s := &p.sources[i]
 	from := s.state
 	s.ends, s.lag = ends, p.behind(i, ends)
-	if s.good == 0 || at-s.counted >= p.conf.Interval {
+	if s.good == 0 || p.conf.apart(s.counted, at) {
 		s.good++
 		s.counted = at
 	}
@@ -91,7 +97,7 @@ func (p *Pool) Bad(i int, at time.Duration, why error, absent bool) *Change {
 	switch {
 	case !absent:
 		s.absent = 0
-	case s.absent == 0 || at-s.countedAbsent >= p.conf.Interval:
+	case s.absent == 0 || p.conf.apart(s.countedAbsent, at):
 		s.absent++
 		s.countedAbsent = at
 	}
@@ -140,6 +146,7 @@ func (p *Pool) change(i int, from State) *Change {
 // been moved past what was lost, so trimmed sources are to be looked at anew.
 func (p *Pool) Reading(i int) []Change {
 	p.active = i
+	p.sources[i].passed = false
 	var out []Change
 	for j := range p.sources {
 		if s := &p.sources[j]; s.state == Trimmed {

@@ -71,7 +71,7 @@ type source struct {
 	// by partition, behind what the others had shown before that probe.
 	lag int64
 	// good and bad count probes in a row; one of them is always 0. A good
-	// probe counts only if it comes an interval after the one counted before,
+	// probe counts only if it comes about an interval after the one counted before,
 	// so that probes made out of turn do not shorten the hysteresis.
 	good, bad int
 	counted   time.Duration
@@ -83,6 +83,9 @@ type source struct {
 	seen bool
 	// needs are the ends a Short source has to reach.
 	needs Ends
+	// passed says that it was trimmed since it was last read. It is then not
+	// gone back to of free will: it might have lost the position again.
+	passed bool
 	// lost is how many records a Trimmed source no longer has of those wanted.
 	lost int64
 }
@@ -123,7 +126,7 @@ func (s *source) becomeShort(needs Ends, why error) {
 
 func (s *source) becomeTrimmed(lost int64, why error) {
 	s.become(Trimmed, why)
-	s.lost = lost
+	s.lost, s.passed = lost, true
 }
 
 func (s *source) becomeDiverged(why error) { s.become(Diverged, why) }

@@ -153,10 +153,10 @@ func fromMark(e Evidence) (Decision, error) {
 
 func unmarked(e Evidence) (Decision, error) {
 	switch {
-	case e.Resume == ResumeStart:
-		return Decision{Start: StartAtConfigured, Why: "no mark, resume: start"}, nil
 	case e.NewPartition:
 		return Decision{Why: "a new partition of a route relayed before"}, nil
+	case e.Resume == ResumeStart:
+		return Decision{Start: StartAtConfigured, Why: "no mark, resume: start"}, nil
 	case len(e.OtherRelays) > 0:
 		return Decision{}, newStop(
 			fmt.Sprintf("source partition %s was relayed to this target topic %q by relay_id %s, and this relay has another (%s)", e.Key.Source, e.Key.Target, quoteAll(e.OtherRelays), e.Key.RelayID),
