@@ -33,6 +33,9 @@ func TestUncleanElection(t *testing.T) {
 	p.fillAll(topic, 1000, 500, 1, 100)
 	p.awaitTarget(topic, 1500, time.Minute)
 	relay.awaitMark(p.world, topic, 0, 1500)
+	if got := relay.switches(); got != 0 {
+		t.Errorf("%d switches, want none: the broker that is down leads no partition", got)
+	}
 	electUncleanly(t, three, topic)
 	writeOthers(t, three, topic)
 	p.on(1).fillFrom(topic, 1500, 200, 1, 100)

@@ -117,6 +117,24 @@ func TestSourceGivesNoRecords(t *testing.T) {
 	p.mustBeExactFrom(0, topic)
 }
 
+// A source that answers probes and leaves the examination before reading
+// unanswered is left too, at a start with the mark's samples to compare.
+func TestSourceAnswersProbesOnly(t *testing.T) {
+	p := newPool(t, 2)
+	proxies := p.proxied(0)
+	topic := p.all("probesOnly", 1)
+	p.fillAll(topic, 0, 100, 1, 100)
+	p.on(0).once(pipeline{topics: topic}, 0)
+	p.fillAll(topic, 100, 100, 1, 100)
+	proxies.SwallowFetches()
+	relay := p.start(pipeline{topics: topic})
+	p.awaitTarget(topic, 200, 2*time.Minute)
+	relay.mustLog(time.Second, "Source dc1 is unhealthy")
+	relay.mustLog(time.Second, "Reading from source dc2")
+	relay.terminate(30 * time.Second)
+	p.mustBeExactFrom(1, topic)
+}
+
 // All sources go down, then one comes back, in both orders: the relay says so
 // once, and goes on by itself.
 func TestAllSourcesDown(t *testing.T) {
