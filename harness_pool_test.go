@@ -83,41 +83,11 @@ func (p *poolWorld) fillAll(topic string, from, n, partitions, size int) {
 // are alive: each gets what it missed once it is back.
 func (p *poolWorld) loadAll(topic string, partitions, size, perSecond int) *load {
 	p.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{cancel: cancel, done: make(chan struct{})}
 	var clients []*kgo.Client
 	p.eachSource(func(i int) {
 		clients = append(clients, p.sources[i].Client(p.t, kgo.MaxBufferedRecords(10_000_000), kgo.UnknownTopicRetries(-1)))
 	})
-	go func() {
-		defer close(l.done)
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				for _, cl := range clients {
-					if err := cl.Flush(context.Background()); err != nil {
-						p.t.Errorf("writing load: %v", err)
-					}
-				}
-				return
-			case <-tick.C:
-			}
-			for range max(1, perSecond/100) {
-				for _, cl := range clients {
-					cl.Produce(context.Background(), plainRecord(topic, l.n, partitions, size), func(_ *kgo.Record, err error) {
-						if err != nil {
-							p.t.Errorf("writing load: %v", err)
-						}
-					})
-				}
-				l.n++
-			}
-		}
-	}()
-	p.t.Cleanup(cancel)
-	return l
+	return generate(p.t, perSecond, func(i int) *kgo.Record { return plainRecord(topic, i, partitions, size) }, clients...)
 }
 
 // config is a pipeline with all sources. A header of each record says which

@@ -176,9 +176,18 @@ func (w *world) load(topic string, partitions, size, perSecond int) *load {
 
 func (w *world) loadOf(perSecond int, record func(int) *kgo.Record) *load {
 	w.t.Helper()
+	return generate(w.t, perSecond, record, w.source.Client(w.t))
+}
+
+// generate writes the same records through every client, at a rate.
+func generate(t testing.TB, perSecond int, record func(int) *kgo.Record, clients ...*kgo.Client) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel, done: make(chan struct{})}
-	cl := w.source.Client(w.t)
+	failed := func(_ *kgo.Record, err error) {
+		if err != nil {
+			t.Errorf("writing load: %v", err)
+		}
+	}
 	go func() {
 		defer close(l.done)
 		tick := time.NewTicker(10 * time.Millisecond)
@@ -186,23 +195,21 @@ func (w *world) loadOf(perSecond int, record func(int) *kgo.Record) *load {
 		for {
 			select {
 			case <-ctx.Done():
-				if err := cl.Flush(context.Background()); err != nil {
-					w.t.Errorf("writing load: %v", err)
+				for _, cl := range clients {
+					failed(nil, cl.Flush(context.Background()))
 				}
 				return
 			case <-tick.C:
 			}
 			for range perSecond / 100 {
-				cl.Produce(context.Background(), record(l.n), func(_ *kgo.Record, err error) {
-					if err != nil {
-						w.t.Errorf("writing load: %v", err)
-					}
-				})
+				for _, cl := range clients {
+					cl.Produce(context.Background(), record(l.n), failed)
+				}
 				l.n++
 			}
 		}
 	}()
-	w.t.Cleanup(cancel)
+	t.Cleanup(cancel)
 	return l
 }
 

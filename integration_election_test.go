@@ -129,3 +129,26 @@ func TestUncleanElectionLive(t *testing.T) {
 		t.Fatalf("the target holds %d records, want 1500: records of another history were spliced on", got)
 	}
 }
+
+// A source of three nodes loses the one that leads: it is down only until
+// another one leads, and the relay, which has no other source, waits and goes on
+// by itself.
+func TestSourceLeaderKilled(t *testing.T) {
+	p := newPool(t, 1)
+	three := kafkatest.Start(t, "leads", kafkatest.Options{Nodes: 3})
+	p.sources[0], p.brokers[0] = three, strings.Join(three.Brokers(), ",")
+	topic := p.all("leads", 3)
+	load := p.loadAll(topic, 3, 200, 2_000)
+	relay := p.start(pipeline{topics: topic})
+	p.awaitTarget(topic, 2_000, time.Minute)
+	three.Kill(0)
+	before := ends(t, p.target, topic)
+	p.awaitTarget(topic, before+5_000, time.Minute) // with a third of the leaders dead it would stand still
+	relay.awaitState(0, "healthy", 2, time.Minute)
+	load.stop()
+	p.awaitTarget(topic, int64(load.count()), time.Minute)
+	if code := relay.terminate(30 * time.Second); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	p.mustBeExactFrom(0, topic)
+}

@@ -133,13 +133,15 @@ func (e askError) Unwrap() error { return e.error }
 // refuses tells whether source i has left questions unanswered twice in a row:
 // then it is no good, whatever it answers to probes.
 func (in *Input) refuses(i int) bool {
-	if in.refused[0] != i {
-		in.refused = [2]int{i, 0}
+	if in.refusedBy != i {
+		in.refused, in.refusedBy = 0, i
 	}
-	in.refused[1]++
-	return in.refused[1] >= 2
+	in.refused++
+	return in.refused >= 2
 }
 
+// try opens the source that was chosen and runs step on it, as long as it can
+// be read.
 func (in *Input) try(ctx context.Context, c choice, step func(context.Context, *source, bool) error) error {
 	ctx, done := in.pool.Guard(ctx, c.To)
 	defer done()
@@ -160,13 +162,11 @@ func (in *Input) arrived(c choice) {
 	before := in.pool.Status()
 	in.pool.Reading(c.To)
 	in.reader.follow()
-	in.refused = [2]int{}
+	in.refused = 0
 	to := before[c.To].Name
 	log := in.log.With("source", to)
-	reason := ""
 	if in.cause != nil {
-		reason = in.cause.Error()
-		log = log.With("reason", reason, "duration", time.Since(in.left).Round(time.Millisecond).String())
+		log = log.With("reason", in.cause.Error(), "duration", time.Since(in.left).Round(time.Millisecond).String())
 	}
 	switch {
 	case in.last < 0:

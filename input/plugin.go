@@ -56,9 +56,9 @@ type Input struct {
 	last  int // the source read last, -1 before the first
 	// ended is how often in a row reading ended soon after it began, on endedOn.
 	ended, endedOn int
-	// refused is a source and how often in a row it left questions unanswered
-	// before it was read.
-	refused [2]int
+	// refused is how often in a row refusedBy left questions unanswered before
+	// it was read.
+	refused, refusedBy int
 	// partitions is how many each source topic had when it was first relayed.
 	partitions map[string]int32
 	// closing are readers that were left and have not closed yet.

@@ -309,7 +309,6 @@ func (r *reader) recheck(ctx context.Context, rec *kgo.Record) error {
 	gctx, done := r.in.pool.Guard(ctx, r.source.index)
 	defer done()
 	s := *r.source
-	s.topics = nil
 	err := s.look(gctx, r.in.conf)
 	if err == nil { // where records are read on is the client's business: only what lies before counts
 		_, err = r.in.fit(gctx, &s, []claim{{tp: tp, next: max(r.at[part].Load(), s.starts[tp]), pairs: r.gen.Samples(part)}}, false)

@@ -170,7 +170,7 @@ func (r *resolver) configured(ctx context.Context, tp position.TP) (int64, error
 	if r.fromTime == nil {
 		var err error
 		if r.fromTime, err = r.source.cluster.OffsetsAt(ctx, start.at, r.source.names()...); err != nil {
-			return 0, err
+			return 0, askError{err}
 		}
 	}
 	return min(r.fromTime[tp], r.source.ends[tp]), nil
@@ -200,7 +200,7 @@ func (r *resolver) checked(ctx context.Context, ps *relay.PartStanding) (int64, 
 	}
 	same, err := r.source.reader().At(ctx, tp, last.Offset)
 	if err != nil {
-		return 0, err
+		return 0, askError{err}
 	}
 	if same == nil || !bytes.Equal(same.Key, last.Key) || !bytes.Equal(same.Value, last.Value) {
 		return 0, diverged(&position.Stop{

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
 // errGrown ends reading when the source has more partitions than the generation
@@ -50,10 +51,7 @@ func (in *Input) leave() {
 // goes on.
 func (in *Input) resume(ctx context.Context, s *source, skip bool) error {
 	if s.desc.ClusterID != "" && s.desc.ClusterID == in.gen.TargetID {
-		return &position.Stop{
-			Reason: fmt.Sprintf("source %s and target are the same cluster (cluster ID %s)", s.name, s.desc.ClusterID),
-			Cure:   "check seed_brokers of both: a relay copies from one cluster to another",
-		}
+		return relay.IsSource(s.desc.ClusterID)
 	}
 	claims := make([]claim, len(in.gen.Parts))
 	for i := range claims {

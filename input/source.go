@@ -60,6 +60,7 @@ func (s *source) look(ctx context.Context, conf config) (err error) {
 	if s.starts, err = s.cluster.Offsets(ctx, kafka.LogStart, names...); err != nil {
 		return err
 	}
+	s.topics = make([]relay.SourceTopic, 0, len(conf.routes))
 	for _, r := range conf.routes {
 		t := s.desc.Topics[r.Source]
 		s.topics = append(s.topics, relay.SourceTopic{Route: r, TopicID: t.ID, Partitions: t.Partitions})

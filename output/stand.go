@@ -110,10 +110,7 @@ func (b *bearing) describe(ctx context.Context) error {
 	}
 	b.desc = d
 	if d.ClusterID != "" && d.ClusterID == b.query.ClusterID {
-		return &position.Stop{
-			Reason: fmt.Sprintf("source and target are the same cluster (cluster ID %s)", d.ClusterID),
-			Cure:   "check seed_brokers of both: a relay copies from one cluster to another",
-		}
+		return relay.IsSource(d.ClusterID)
 	}
 	for _, t := range b.query.Topics {
 		if err := b.checkTopic(t); err != nil {

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -27,6 +28,14 @@ type Target interface {
 	// acknowledged: a target partition gets records only when an acknowledged
 	// mark names it. From then on the output takes that generation's tickets.
 	Begin(ctx context.Context, g *Generation) error
+}
+
+// IsSource is the stop where a source turns out to be the target itself.
+func IsSource(clusterID string) *position.Stop {
+	return &position.Stop{
+		Reason: fmt.Sprintf("source and target are the same cluster (cluster ID %s)", clusterID),
+		Cure:   "check seed_brokers of both: a relay copies from one cluster to another",
+	}
 }
 
 // Query is the question: where does the target stand for these topics?
