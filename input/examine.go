@@ -25,6 +25,8 @@ type claim struct {
 	known bool
 	// forget is the mark to remove in order to give the position up, if any.
 	forget *position.Key
+	// why names the ground of the position, for reports.
+	why string
 }
 
 // unfit is an error that tells why a source must not be read on from the

@@ -10,7 +10,6 @@ import (
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 
-	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/metrics"
 	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/position"
@@ -349,28 +348,6 @@ func (in *Input) Close(context.Context) error {
 	in.stop()
 	in.seat.Leave()
 	return nil
-}
-
-// ConnectionTest tells of every source whether it can be reached and has the
-// topics.
-func (in *Input) ConnectionTest(ctx context.Context) service.ConnectionTestResults {
-	var results service.ConnectionTestResults
-	for i, conn := range in.conf.sources {
-		s, err := in.test(ctx, i, conn)
-		if err != nil {
-			results = append(results, service.ConnectionTestFailed(err))
-			continue
-		}
-		s.close()
-		results = append(results, service.ConnectionTestSucceeded())
-	}
-	return results
-}
-
-func (in *Input) test(ctx context.Context, i int, conn kafka.Conn) (*source, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*in.conf.timeout)
-	defer cancel()
-	return openSource(ctx, in.conf, i, conn)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

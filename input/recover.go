@@ -77,11 +77,11 @@ func (r *resolver) resolve(ctx context.Context) ([]claim, error) {
 	claims := make([]claim, len(r.standing.Parts))
 	for i := range claims {
 		ps := &r.standing.Parts[i]
-		next, err := r.one(ctx, ps)
+		next, why, err := r.one(ctx, ps)
 		if err != nil {
 			return nil, err
 		}
-		claims[i] = claim{tp: ps.Part.Source, next: next}
+		claims[i] = claim{tp: ps.Part.Source, next: next, why: why}
 		if m := ps.Evidence.Mark; m != nil {
 			claims[i].pairs, claims[i].forget = m.Pairs, &ps.Evidence.Key
 			_, claims[i].known = m.Knows(ps.Evidence.Source.ClusterID)
@@ -136,16 +136,16 @@ func (r *resolver) explain(err error) error {
 	return r.target.Explain(err, keys)
 }
 
-func (r *resolver) one(ctx context.Context, ps *relay.PartStanding) (int64, error) {
+func (r *resolver) one(ctx context.Context, ps *relay.PartStanding) (next int64, why string, err error) {
 	tp := ps.Part.Source
 	d, err := position.Resolve(ps.Evidence)
 	if stop := (*position.Stop)(nil); errors.As(err, &stop) && stop.OfSource {
-		return 0, diverged(stop)
+		return 0, "", diverged(stop)
 	}
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	next := d.Offset
+	next = d.Offset
 	switch d.Start {
 	case position.StartAtConfigured:
 		next, err = r.configured(ctx, tp)
@@ -153,7 +153,7 @@ func (r *resolver) one(ctx context.Context, ps *relay.PartStanding) (int64, erro
 		next, err = r.checked(ctx, ps)
 	}
 	r.in.log.With("partition", tp.String(), "offset", next, "log_start", r.source.starts[tp], "log_end", r.source.ends[tp]).Debugf("Position by %s", d.Why)
-	return next, err
+	return next, d.Why, err
 }
 
 func (r *resolver) configured(ctx context.Context, tp position.TP) (int64, error) {

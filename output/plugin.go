@@ -189,19 +189,6 @@ func (o *Output) Close(ctx context.Context) error {
 	return nil
 }
 
-// ConnectionTest tells whether the target can be reached.
-func (o *Output) ConnectionTest(ctx context.Context) service.ConnectionTestResults {
-	c, err := o.conf.conn.Admin()
-	if err == nil {
-		defer c.Close()
-		_, err = c.Describe(ctx)
-	}
-	if err != nil {
-		return service.ConnectionTestFailed(err).AsList()
-	}
-	return service.ConnectionTestSucceeded().AsList()
-}
-
 func (o *Output) admin() (*kafka.Cluster, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -216,6 +203,21 @@ func (o *Output) admin() (*kafka.Cluster, error) {
 		o.cluster = c
 	}
 	return o.cluster, nil
+}
+
+// borrow returns the client for questions if there is one, else one that done
+// closes: whoever only asks leaves nothing open.
+func (o *Output) borrow() (c *kafka.Cluster, done func(), err error) {
+	o.mu.Lock()
+	c = o.cluster
+	o.mu.Unlock()
+	if c != nil {
+		return c, func() {}, nil
+	}
+	if c, err = o.conf.conn.Admin(); err != nil {
+		return nil, nil, err
+	}
+	return c, c.Close, nil
 }
 
 // noteDropped counts what on_error: drop leaves out, and names one record a

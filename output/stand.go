@@ -37,11 +37,8 @@ func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, err
 			return nil, err
 		}
 	}
-	if o.hasTarget() {
-		return nil, &position.Stop{
-			Reason: o.name + " sets topic, key or partition, which are for messages that no kafka_failover input made",
-			Cure:   "remove them: relayed messages go where the input's `topics` says",
-		}
+	if err := o.forOthers(); err != nil {
+		return nil, err
 	}
 	c, err := o.admin()
 	if err != nil {
@@ -65,6 +62,18 @@ func isStop(err error) bool {
 	return errors.As(err, &stop)
 }
 
+// forOthers is the stop where the output is set up for messages that no
+// kafka_failover input made, or nil.
+func (o *Output) forOthers() error {
+	if !o.hasTarget() {
+		return nil
+	}
+	return &position.Stop{
+		Reason: o.name + " sets topic, key or partition, which are for messages that no kafka_failover input made",
+		Cure:   "remove them: relayed messages go where the input's `topics` says",
+	}
+}
+
 func (o *Output) hasTarget() bool { return o.conf.hasTopic || o.conf.hasKey || o.conf.hasPartition }
 
 // bearing is one answer to Stand in the making.
@@ -82,7 +91,11 @@ type bearing struct {
 }
 
 func (b *bearing) take(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{b.describe, b.layOut, b.loadMarks, b.listOffsets, b.gather, b.readSuffix} {
+	return b.each(ctx, b.describe, b.checkTopics, b.layOut, b.loadMarks, b.claim, b.listOffsets, b.gather, b.readSuffix)
+}
+
+func (b *bearing) each(ctx context.Context, steps ...func(context.Context) error) error {
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -112,11 +125,16 @@ func (b *bearing) describe(ctx context.Context) error {
 	if d.ClusterID != "" && d.ClusterID == b.query.ClusterID {
 		return relay.IsSource(d.ClusterID)
 	}
+	return nil
+}
+
+// checkTopics refuses topics that cannot take what the routes send them.
+func (b *bearing) checkTopics(context.Context) error {
 	for _, t := range b.query.Topics {
 		if err := b.checkTopic(t); err != nil {
 			return b.patient(err)
 		}
-		if err := b.out.checkKnown(t.Route.Target, d.Topics[t.Route.Target].ID); err != nil {
+		if err := b.out.checkKnown(t.Route.Target, b.desc.Topics[t.Route.Target].ID); err != nil {
 			return err
 		}
 	}
@@ -246,19 +264,23 @@ func (b *bearing) loadMarks(ctx context.Context) error {
 	if err := b.out.checkKnown(b.progress.Name, b.progress.ID); err != nil {
 		return err
 	}
-	tp := position.TP{Topic: b.progress.Name}
+	return b.readMarks(ctx)
+}
+
+func (b *bearing) readMarks(ctx context.Context) (err error) {
 	if _, err := b.awaitStable(ctx, []string{b.progress.Name}); err != nil {
-		return fmt.Errorf("reading marks from %s: %w", tp, err)
+		return fmt.Errorf("reading marks from %s: %w", b.progress.Name, err)
 	}
-	if b.marks, err = b.progress.Load(ctx); err != nil {
-		return err
-	}
-	return b.claim()
+	b.marks, err = b.progress.Load(ctx)
+	return err
 }
 
 // claim takes a generation above those of all instances before. An instance
 // that has one and meets a later one has been taken over.
-func (b *bearing) claim() error {
+func (b *bearing) claim(context.Context) error {
+	if b.progress == nil {
+		return nil
+	}
 	o := b.out
 	highest := int64(0)
 	for _, k := range b.keys {
@@ -446,10 +468,11 @@ func (b *bearing) ours(parts map[position.TP]*relay.PartStanding, r *kgo.Record)
 
 // LastRecord implements relay.Target.
 func (o *Output) LastRecord(ctx context.Context, tp position.TP) (*kgo.Record, error) {
-	c, err := o.admin()
+	c, done, err := o.borrow()
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	d, err := c.Describe(ctx, tp.Topic)
 	if err != nil {
 		return nil, err

@@ -35,6 +35,9 @@ func run() int {
 		service.CLIOptSetDocumentationURL("https://github.com/kafka-failover/kafka-failover/tree/main/docs"),
 		service.CLIOptSetDefaultConfigPaths("./kafka-failover.yaml", "/kafka-failover.yaml", "/etc/kafka-failover/config.yaml"),
 		service.CLIOptOnConfigParse(onConfig),
+		service.CLIOptAddCommand(demoCommand()),
+		service.CLIOptAddCommand(checkCommand()),
+		service.CLIOptAddCommand(statusCommand()),
 	)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -55,6 +55,9 @@ func (e *Events) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) {
 	}
 }
 
+// Security says how connections are protected and authenticated.
+func (c Conn) Security() string { return "plaintext, no authentication" }
+
 // Opts are the options every client of the cluster shares.
 func (c Conn) Opts() []kgo.Opt {
 	opts := []kgo.Opt{

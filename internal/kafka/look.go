@@ -24,7 +24,7 @@ func (c *Cluster) Look(ctx context.Context, end Bound, topics ...string) (*Descr
 		return nil, nil, err
 	}
 	for _, name := range topics {
-		if err := d.Topics[name].usable(c.Conn.Name, name); err != nil {
+		if err := d.Topics[name].Usable(c.Conn.Name, name); err != nil {
 			return d, nil, err
 		}
 	}
@@ -40,8 +40,8 @@ func (e *MissingTopicError) Error() string {
 	return fmt.Sprintf("%s has no topic %q: create it, or correct topics", e.Cluster, e.Topic)
 }
 
-// usable tells why the topic cannot be read as a whole.
-func (t Topic) usable(cluster, name string) error {
+// Usable tells why the topic cannot be read as a whole.
+func (t Topic) Usable(cluster, name string) error {
 	switch {
 	case t.Missing():
 		return &MissingTopicError{cluster, name}

@@ -191,7 +191,7 @@ func (m *Monitor) probe(ctx context.Context, i int, patience time.Duration) (ans
 	if err == nil {
 		m.seen[i] = d
 		m.note(m.pool.Good(i, at, ends))
-		m.conf.Metrics.Weight(m.conf.Sources[i].Name, Ends(ends).sum())
+		m.conf.Metrics.Weight(m.conf.Sources[i].Name, Ends(ends).Sum())
 	} else {
 		m.note(m.pool.Bad(i, at, err, errors.As(err, &missing)))
 	}

@@ -123,7 +123,7 @@ func play(t *testing.T, p *Pool, at time.Duration, f []string) []Change {
 	case "short":
 		c = p.Short(i, ends, errors.New("it ends before"))
 	case "trimmed":
-		c = p.Trimmed(i, ends.sum(), errors.New("retention passed it"))
+		c = p.Trimmed(i, ends.Sum(), errors.New("retention passed it"))
 	case "diverged":
 		c = p.Diverged(i, errors.New("it holds others"))
 	case "stalled":

@@ -39,8 +39,8 @@ func (s State) String() string { return stateNames[s] }
 // reader of the relay's isolation level.
 type Ends map[position.TP]int64
 
-// sum is the weight of a source that shows these ends.
-func (e Ends) sum() int64 {
+// Sum is the weight of a source that shows these ends.
+func (e Ends) Sum() int64 {
 	var n int64
 	for _, end := range e {
 		n += end
@@ -136,7 +136,7 @@ func (s *source) weight() int64 {
 	if s.state != Healthy {
 		return -1
 	}
-	return s.ends.sum()
+	return s.ends.Sum()
 }
 
 // Status is a source as it stands, for reports.

@@ -6,7 +6,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/preflight"
 )
 
 // Target is what an input asks of the output it is paired with. All calls come
@@ -16,6 +18,10 @@ type Target interface {
 	// Stand ends what is left of the last generation's producer and tells,
 	// for every source partition asked for, what the target holds of it.
 	Stand(ctx context.Context, q Query) (*Standing, error)
+	// Preview is what Stand would answer, found out without writing, creating
+	// or claiming anything: for a look from outside. The error says why the
+	// relay would not begin.
+	Preview(ctx context.Context, q Query) (*Preview, error)
 	// Left tells whether the output has closed: another one takes its place.
 	Left() bool
 	// LastRecord returns the last record that a committed reader sees in a
@@ -44,6 +50,20 @@ type Query struct {
 	ClusterID string
 	Topics    []SourceTopic
 	Resume    position.Resume
+	// MarksOnly leaves the suffix behind the marks unread: the answer may then
+	// be a second old. Only for Preview.
+	MarksOnly bool
+}
+
+// Preview is the answer of Target.Preview. With an error, or with a finding
+// that fails, Standing is nil.
+type Preview struct {
+	Standing *Standing
+	Found    preflight.Report
+	// Topics are the configurations of the target's topics, by name.
+	Topics map[string]kafka.TopicConfig
+	// MaxMessageBytes is the largest record batch that the output writes.
+	MaxMessageBytes int64
 }
 
 // SourceTopic is a source topic as its cluster describes it.

@@ -1,0 +1,66 @@
+// Package preflight is what a check finds out before anything runs: findings
+// about each cluster, and where every partition would begin.
+package preflight
+
+import "fmt"
+
+// Level says how grave a finding is.
+type Level string
+
+// The levels. Only Fail keeps a relay from running.
+const (
+	OK   Level = "ok"
+	Warn Level = "warn"
+	Fail Level = "fail"
+)
+
+// Finding is one line of a check.
+type Finding struct {
+	// Subject is a source by its name, "sources", "target" or "start".
+	Subject string `json:"subject"`
+	Check   string `json:"check"`
+	Level   Level  `json:"result"`
+	Text    string `json:"detail"`
+}
+
+func (f Finding) String() string { return f.Subject + ", " + f.Check + ": " + f.Text }
+
+// Start is where one source partition would begin.
+type Start struct {
+	Partition string `json:"partition"`
+	Target    string `json:"target"`
+	// Offset is the next source offset to relay; LogStart and LogEnd bound the
+	// source's log.
+	Offset   int64 `json:"offset"`
+	LogStart int64 `json:"log_start"`
+	LogEnd   int64 `json:"log_end"`
+	// Why names the ground: a mark, an empty target, ...
+	Why string `json:"why"`
+}
+
+// Behind is how many offsets are left to relay.
+func (s Start) Behind() int64 { return max(0, s.LogEnd-s.Offset) }
+
+// Report is the outcome of a check.
+type Report struct {
+	Findings []Finding `json:"findings"`
+	// Source is the one that would be read first; Starts are its partitions.
+	// Both are empty if the relay would not start.
+	Source string  `json:"source,omitempty"`
+	Starts []Start `json:"starts,omitempty"`
+}
+
+// Add notes a finding.
+func (r *Report) Add(level Level, subject, check, format string, args ...any) {
+	r.Findings = append(r.Findings, Finding{subject, check, level, fmt.Sprintf(format, args...)})
+}
+
+// Failed tells whether any finding keeps the relay from running.
+func (r *Report) Failed() bool {
+	for _, f := range r.Findings {
+		if f.Level == Fail {
+			return true
+		}
+	}
+	return false
+}
