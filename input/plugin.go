@@ -41,6 +41,7 @@ type Input struct {
 	gen         *relay.Generation
 	reader      *reader // nil while nothing is read
 	stopAt      map[position.TP]int64
+	progress    *relay.Progress // with stop_at_end, once it has begun
 
 	said  string    // the reason Connect returned last
 	fails int       // attempts to connect that failed in a row
@@ -327,7 +328,18 @@ func (in *Input) end(ctx context.Context) (service.MessageBatch, service.AckFunc
 	if !ok {
 		return nil, nil, service.ErrNotConnected
 	}
+	in.report()
 	return nil, nil, service.ErrEndOfInput
+}
+
+// report tells of each topic what a bounded run has relayed.
+func (in *Input) report() {
+	in.progress.End()
+	took := in.progress.Took()
+	for _, t := range in.progress.Topics() {
+		in.log.With("topic", t.Topic, "records", t.Read, "offsets", t.Done, "duration", took.Round(time.Millisecond).String()).
+			Infof("Reached the end of topic %s: %d records read in %s (%.0f records/s)", t.Topic, t.Read, took.Round(time.Millisecond), float64(t.Read)/took.Seconds())
+	}
 }
 
 // stop ends reading and probing.

@@ -340,6 +340,7 @@ func (r *reader) atEnd() bool {
 // draft is the next batch before it has a ticket.
 type draft struct {
 	spans   []relay.Span
+	counts  []int // records of each span
 	sources []record.Source
 	used    int // of pending
 	bytes   int
@@ -380,10 +381,12 @@ func (r *reader) draft() *draft {
 				part = -1
 			} else {
 				d.spans = append(d.spans, relay.Span{Part: part})
+				d.counts = append(d.counts, 0)
 			}
 		}
 		if part >= 0 && !r.beyond(part, rec.Offset) {
 			d.spans[len(d.spans)-1].Next = rec.Offset + 1
+			d.counts[len(d.counts)-1]++
 			last = rec
 			if r.gen.OriginHeader != "" && len(rec.Headers) > 0 && record.PassedThrough(rec, r.gen.OriginHeader, r.gen.RelayID) {
 				d.loops++
@@ -421,8 +424,9 @@ func sizeOf(r *kgo.Record) int {
 func (r *reader) commit(d *draft) {
 	clear(r.pending[:d.used])
 	r.pending = r.pending[d.used:]
-	for _, s := range d.spans {
+	for i, s := range d.spans {
 		r.at[s.Part].Store(s.Next)
+		r.in.progress.Read(r.gen.Parts[s.Part].Source.Topic, d.counts[i])
 	}
 	if d.loops > 0 {
 		r.in.metrics.Loops(int64(d.loops))

@@ -44,6 +44,14 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	}
 	if in.stopAt == nil && in.conf.stopAtEnd {
 		in.stopAt = s.ends
+		starts := map[position.TP]int64{}
+		for _, c := range claims {
+			starts[c.tp] = c.next
+		}
+		in.progress = relay.NewProgress(starts, s.ends)
+	}
+	if in.progress != nil {
+		in.progress.Follow(gen)
 	}
 	reader, err := newReader(in, gen, s, nexts(claims))
 	if err != nil {

@@ -182,7 +182,7 @@ func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, h
 		}
 		slot := part.FirstSlot
 		if part.Route.Mode == relay.ByKey {
-			slot += s.byKey(r, src, part.Slots)
+			slot += relay.PartitionByKey(r, src.Record.Partition, part.Slots)
 		}
 		r.Topic, r.Partition = s.gen.Slots[slot].Topic, s.gen.Slots[slot].Partition
 		p.touch[i] = touches.of(src.Span, slot)
@@ -200,15 +200,6 @@ func appendOwn(all, own []kgo.RecordHeader, h kgo.RecordHeader) ([]kgo.RecordHea
 	n := len(own)
 	all = append(all, h)
 	return all, all[len(all)-n-1 : len(all) : len(all)]
-}
-
-// byKey is the partition Kafka's default partitioner chooses for a key. Without
-// one, the source partition decides, so that its order stays.
-func (s *session) byKey(r *kgo.Record, src *record.Source, n int) int {
-	if r.Key == nil {
-		return int(src.Record.Partition) % n
-	}
-	return s.hasher.Partition(r, n)
 }
 
 // touchIndex finds the index of a (span, slot) pair, the last one at once.

@@ -29,7 +29,6 @@ type session struct {
 	progress *progress.Topic // nil with resume: watermark
 	topics   map[string]kafka.Topic
 	rules    record.Rules
-	hasher   kgo.TopicPartitioner
 	// room bounds the records handed to the producer, so that Produce itself
 	// never blocks: blocking there could not be cancelled.
 	room     *semaphore.Weighted
@@ -52,7 +51,6 @@ func (o *Output) newSession(g *relay.Generation, f *found) (*session, error) {
 	s := &session{
 		out: o, gen: g, client: client, progress: f.progress, topics: f.topics,
 		rules:    o.conf.rules,
-		hasher:   kgo.StickyKeyPartitioner(nil).ForTopic(""),
 		capacity: int64(o.conf.maxBuffered),
 		room:     semaphore.NewWeighted(int64(o.conf.maxBuffered)),
 		aborted:  make(chan struct{}), refusedIn: map[int]*delivery{},

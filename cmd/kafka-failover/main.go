@@ -28,6 +28,7 @@ func run() int {
 	describe()
 	tuneMemory()
 	go endWithFatal(os.Args)
+	go showProgress(os.Args)
 	code, err := service.RunCLIToCode(context.Background(),
 		service.CLIOptSetVersion(version, date),
 		service.CLIOptSetBinaryName("kafka-failover"),
@@ -38,6 +39,7 @@ func run() int {
 		service.CLIOptAddCommand(demoCommand()),
 		service.CLIOptAddCommand(checkCommand()),
 		service.CLIOptAddCommand(statusCommand()),
+		service.CLIOptAddCommand(verifyCommand()),
 	)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

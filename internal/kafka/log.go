@@ -20,15 +20,23 @@ type Reader struct {
 	topics    map[string]Topic
 	isolation kgo.IsolationLevel
 	level     int8
+	chunk     int32
 }
 
 // Reader returns a reader of the topics as described now; committed hides the
 // records of open and aborted transactions.
 func (c *Cluster) Reader(d *Description, committed bool) *Reader {
-	r := &Reader{cluster: c, topics: d.Topics, isolation: kgo.ReadUncommitted()}
+	r := &Reader{cluster: c, topics: d.Topics, isolation: kgo.ReadUncommitted(), chunk: chunkBytes}
 	if committed {
 		r.isolation, r.level = kgo.ReadCommitted(), 1
 	}
+	return r
+}
+
+// Sized sets how many bytes a fetch asks for; a broker sends one whole batch at
+// least.
+func (r *Reader) Sized(bytes int32) *Reader {
+	r.chunk = bytes
 	return r
 }
 
@@ -52,7 +60,7 @@ var decompressor = kgo.DefaultDecompressor()
 
 // Fetch reads what lies at offset, without waiting for more.
 func (r *Reader) Fetch(ctx context.Context, tp position.TP, offset int64) (Chunk, error) {
-	return r.fetch(ctx, tp, offset, chunkBytes)
+	return r.fetch(ctx, tp, offset, r.chunk)
 }
 
 // Glance is a Fetch that asks for little.

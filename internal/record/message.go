@@ -135,10 +135,25 @@ func (ru Rules) Fill(dst *kgo.Record, m *service.Message, src *kgo.Record, heade
 	}
 	headers = ru.appendExtra(headers, m, src.Headers)
 	if ru.TimestampHeader != "" {
-		headers = append(headers, kgo.RecordHeader{Key: ru.TimestampHeader, Value: nanos(src.Timestamp.UnixNano())})
+		headers = append(headers, ru.timestamp(src))
 	}
 	dst.Headers = headers[start:len(headers):len(headers)]
 	return headers, nil
+}
+
+// Unchanged is the target record of a source record that the pipeline left
+// alone, but for the origin header.
+func (ru Rules) Unchanged(src *kgo.Record) *kgo.Record {
+	if ru.TimestampHeader == "" {
+		return src
+	}
+	r := *src
+	r.Headers = append(r.Headers[:len(r.Headers):len(r.Headers)], ru.timestamp(src))
+	return &r
+}
+
+func (ru Rules) timestamp(src *kgo.Record) kgo.RecordHeader {
+	return kgo.RecordHeader{Key: ru.TimestampHeader, Value: nanos(src.Timestamp.UnixNano())}
 }
 
 func (ru Rules) key(m *service.Message, was []byte) []byte {

@@ -64,13 +64,22 @@ func ParseOrigin(b []byte) (Origin, error) {
 // LastOrigin returns the origin that the last relay wrote: the last header of
 // that name. A chain of relays leaves one header each.
 func LastOrigin(r *kgo.Record, header string) (Origin, bool) {
+	i := OriginAt(r, header)
+	if i < 0 {
+		return Origin{}, false
+	}
+	o, err := ParseOrigin(r.Headers[i].Value)
+	return o, err == nil
+}
+
+// OriginAt is the index of the last header of that name, -1 if there is none.
+func OriginAt(r *kgo.Record, header string) int {
 	for i := len(r.Headers) - 1; i >= 0; i-- {
 		if r.Headers[i].Key == header {
-			o, err := ParseOrigin(r.Headers[i].Value)
-			return o, err == nil
+			return i
 		}
 	}
-	return Origin{}, false
+	return -1
 }
 
 // PassedThrough tells whether a relay of this id has written the record

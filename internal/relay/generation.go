@@ -168,6 +168,17 @@ func (g *Generation) Skip(part int, next int64) {
 	g.tracker.Skip(part, next)
 }
 
+// Positions are the next offsets to relay: everything before is done.
+func (g *Generation) Positions() map[position.TP]int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make(map[position.TP]int64, len(g.Parts))
+	for i := range g.Parts {
+		out[g.Parts[i].Source] = g.tracker.Next(i)
+	}
+	return out
+}
+
 // Samples are fingerprints of what was read of part, the last record among
 // them.
 func (g *Generation) Samples(part int) []position.Pair {

@@ -1,0 +1,234 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// The model keeps everything in memory and asks the plain questions. It knows
+// nothing of windows, streams or replays.
+
+type place struct {
+	target int
+	at     int64
+	hash   uint64
+}
+
+// ask compares fully: found holds, per target partition, its records.
+func ask(expected [][]Expected, found [][]Found) Report {
+	var rep Report
+	for s, part := range expected {
+		copies := map[int64][]place{}
+		for t, records := range found {
+			for _, f := range records {
+				if f.Source == s {
+					copies[f.SourceOffset] = append(copies[f.SourceOffset], place{t, f.Offset, f.Hash})
+				}
+			}
+		}
+		highest := int64(-1)
+		for o := range copies {
+			if known(part, o) {
+				highest = max(highest, o)
+			}
+		}
+		last := map[int]int64{}
+		for _, x := range part {
+			rep.Expected += int64(len(x.Pieces))
+			if len(x.Pieces) == 0 {
+				rep.Filtered++
+				continue
+			}
+			want := x.Pieces[0]
+			got := copies[x.Offset]
+			if len(got) == 0 {
+				if x.Offset > highest {
+					rep.Pending++
+				} else {
+					rep.Lost++
+				}
+				continue
+			}
+			rep.Duplicated += int64(len(got) - 1)
+			for _, p := range got {
+				if p.hash != want.Hash {
+					rep.Altered++
+				}
+			}
+			at := got[len(got)-1]
+			if before, ok := last[at.target]; ok && at.at < before {
+				rep.Reordered++
+				continue
+			}
+			last[at.target] = at.at
+		}
+	}
+	for _, records := range found {
+		rep.Found += int64(len(records))
+		for _, f := range records {
+			if f.Source < 0 || !known(expected[f.Source], f.SourceOffset) {
+				rep.Foreign++
+			}
+		}
+	}
+	return rep
+}
+
+func known(part []Expected, offset int64) bool {
+	i, ok := slices.BinarySearchFunc(part, offset, func(x Expected, o int64) int { return int(x.Offset - o) })
+	return ok && len(part[i].Pieces) > 0
+}
+
+// slices as streams, in chunks.
+type listed[T any] struct {
+	items []T
+	chunk int
+}
+
+func (l *listed[T]) Next(context.Context) ([]T, error) {
+	n := min(l.chunk, len(l.items))
+	out := l.items[:n]
+	l.items = l.items[n:]
+	return out, nil
+}
+
+func (l *listed[T]) Close() {}
+
+func workOf(expected [][]Expected, found [][]Found, window, chunk int) Work {
+	w := Work{Window: window}
+	for i, part := range expected {
+		end := int64(0)
+		if len(part) > 0 {
+			end = part[len(part)-1].Offset + 1
+		}
+		w.Sources = append(w.Sources, Source{
+			Name: fmt.Sprintf("s/%d", i), End: end, Position: -1,
+			Open: func(from int64) Stream[Expected] {
+				rest := part[sortSearch(part, from):]
+				return &listed[Expected]{rest, chunk}
+			},
+		})
+	}
+	for i, records := range found {
+		w.Targets = append(w.Targets, Target{
+			Name: fmt.Sprintf("t/%d", i), End: int64(len(records)),
+			Open: func() Stream[Found] { return &listed[Found]{records, chunk} },
+		})
+	}
+	return w
+}
+
+func sortSearch(part []Expected, from int64) int {
+	i, _ := slices.BinarySearchFunc(part, from, func(x Expected, o int64) int { return int(x.Offset - o) })
+	return i
+}
+
+// history makes up a source and what a relay with faults left in the target:
+// records in order, some lost, repeated from an earlier one on, swapped,
+// altered or made up.
+func history(seed uint64, sources, targets, records, faults int) ([][]Expected, [][]Found) {
+	rnd := rand.New(rand.NewPCG(seed, 7))
+	expected := make([][]Expected, sources)
+	type item struct {
+		source int
+		x      Expected
+	}
+	var order []item
+	for n := range records {
+		s := rnd.IntN(sources)
+		offset := int64(0)
+		if k := len(expected[s]); k > 0 {
+			offset = expected[s][k-1].Offset + 1 + int64(rnd.IntN(2))
+		}
+		x := Expected{Offset: offset}
+		if rnd.IntN(5) > 0 {
+			x.Pieces = []Piece{{Hash: uint64(n + 1), Partition: int32(rnd.IntN(targets))}}
+		}
+		expected[s] = append(expected[s], x)
+		order = append(order, item{s, x})
+	}
+	found := make([][]Found, targets)
+	write := func(i item, hash uint64) {
+		t := i.x.Pieces[0].Partition
+		found[t] = append(found[t], Found{Offset: int64(len(found[t])), Source: i.source, SourceOffset: i.x.Offset, Hash: hash})
+	}
+	fault := func(n int) bool { return faults > 0 && rnd.IntN(records) < faults && n > 0 }
+	for n := 0; n < len(order); n++ {
+		i := order[n]
+		if len(i.x.Pieces) == 0 {
+			continue
+		}
+		switch {
+		case fault(n) && rnd.IntN(5) == 0: // lost
+		case fault(n) && rnd.IntN(5) == 0: // altered
+			write(i, 1<<60)
+		case fault(n) && rnd.IntN(5) == 0: // made up
+			t, s, at := rnd.IntN(targets), rnd.IntN(sources+1)-1, int64(rnd.IntN(2*records))
+			if s < 0 || !known(expected[s], at) {
+				found[t] = append(found[t], Found{Offset: int64(len(found[t])), Source: s, SourceOffset: at, Hash: 5})
+			}
+			write(i, i.x.Pieces[0].Hash)
+		case fault(n): // an old copy, and nothing behind it
+			if old := order[rnd.IntN(n)]; len(old.x.Pieces) > 0 {
+				write(old, old.x.Pieces[0].Hash)
+			}
+			write(i, i.x.Pieces[0].Hash)
+		default:
+			write(i, i.x.Pieces[0].Hash)
+		}
+		if fault(n) { // read back, and written again from there on
+			n -= rnd.IntN(min(n, records/3+1)) + 1
+			faults--
+		}
+	}
+	return expected, found
+}
+
+// With a window that holds everything, the comparison counts what the model
+// counts; with a tiny one it still finds the same losses, copies, alterations
+// and strangers, and calls nothing equal that is not.
+func TestAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		sources, targets := rapid.IntRange(1, 3).Draw(t, "sources"), rapid.IntRange(1, 3).Draw(t, "targets")
+		expected, found := history(rapid.Uint64().Draw(t, "seed"), sources, targets, rapid.IntRange(1, 200).Draw(t, "records"), rapid.IntRange(0, 6).Draw(t, "faults"))
+		want := ask(expected, found)
+		chunk := rapid.IntRange(1, 20).Draw(t, "chunk")
+
+		got, err := Compare(context.Background(), workOf(expected, found, 1<<20, chunk))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Examples = nil
+		if fmt.Sprint(*got) != fmt.Sprint(want) {
+			t.Fatalf("wide window:\n got %+v\nwant %+v", *got, want)
+		}
+		tiny, err := compare(context.Background(), workOf(expected, found, 1, chunk), rapid.IntRange(1, 9).Draw(t, "window"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tiny.Equal() != want.Equal() {
+			t.Fatalf("tiny window: equal %v, the model says %v\n got %+v\nwant %+v", tiny.Equal(), want.Equal(), *tiny, want)
+		}
+		for _, c := range []struct {
+			what      string
+			got, want int64
+		}{
+			{"lost", tiny.Lost, want.Lost}, {"pending", tiny.Pending, want.Pending}, {"duplicated", tiny.Duplicated, want.Duplicated},
+			{"altered", tiny.Altered, want.Altered}, {"foreign", tiny.Foreign, want.Foreign}, {"found", tiny.Found, want.Found}, {"expected", tiny.Expected, want.Expected},
+		} {
+			if c.got != c.want {
+				t.Fatalf("tiny window: %s %d, the model says %d\n got %+v\nwant %+v", c.what, c.got, c.want, *tiny, want)
+			}
+		}
+		// What a later repetition puts right again is out of a tiny window's
+		// sight, and one that waits in vain for what is lost has to give way.
+		if tiny.Reordered == 0 && want.Reordered > 0 {
+			t.Fatalf("tiny window: reordered %d, the model says %d", tiny.Reordered, want.Reordered)
+		}
+	})
+}
