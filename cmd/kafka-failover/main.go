@@ -40,6 +40,7 @@ func run() int {
 		service.CLIOptAddCommand(checkCommand()),
 		service.CLIOptAddCommand(statusCommand()),
 		service.CLIOptAddCommand(verifyCommand()),
+		service.CLIOptAddCommand(convertCommand()),
 	)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
