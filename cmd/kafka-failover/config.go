@@ -45,11 +45,30 @@ func root(conf *service.ParsedConfig, name string) any {
 	if err != nil {
 		return nil
 	}
-	if node, ok := v.(interface{ Decode(any) error }); ok { // components stay YAML nodes
-		v = nil
-		if err := node.Decode(&v); err != nil {
+	return decoded(v)
+}
+
+// decoded replaces the YAML nodes that components stay by plain values.
+func decoded(v any) any {
+	switch x := v.(type) {
+	case interface{ Decode(any) error }:
+		var plain any
+		if err := x.Decode(&plain); err != nil {
 			return nil
 		}
+		return plain
+	case map[string]any:
+		out := make(map[string]any, len(x))
+		for k, y := range x {
+			out[k] = decoded(y)
+		}
+		return out
+	case []any:
+		out := make([]any, len(x))
+		for i, y := range x {
+			out[i] = decoded(y)
+		}
+		return out
 	}
 	return v
 }

@@ -232,3 +232,57 @@ func TestAgainstModel(t *testing.T) {
 		}
 	})
 }
+
+// A record that the pipeline splits is expected as all its pieces, wherever
+// they go.
+func TestPieces(t *testing.T) {
+	expected := [][]Expected{{
+		{Offset: 0, Pieces: []Piece{{1, 0}, {2, 1}, {3, 0}}},
+		{Offset: 1, Pieces: []Piece{{4, 0}}},
+	}}
+	at := func(_ int, source int64, hash uint64, offset int64) Found {
+		return Found{Offset: offset, SourceOffset: source, Hash: hash}
+	}
+	for name, c := range map[string]struct {
+		found [][]Found
+		want  Report
+	}{
+		"all":         {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 1, 4, 2)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 4}},
+		"one lost":    {[][]Found{{at(0, 0, 1, 0), at(0, 1, 4, 1)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 3, Lost: 1}},
+		"one twice":   {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 0, 3, 2), at(0, 1, 4, 3)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 5, Duplicated: 1}},
+		"elsewhere":   {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 0, 2, 2), at(0, 1, 4, 3)}, {}}, Report{Expected: 4, Found: 4, Misplaced: 1}},
+		"one altered": {[][]Found{{at(0, 0, 1, 0), at(0, 0, 9, 1), at(0, 1, 4, 2)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 4, Altered: 1}},
+	} {
+		got, err := Compare(context.Background(), workOf(expected, c.found, 1<<20, 2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Examples = nil
+		if fmt.Sprint(*got) != fmt.Sprint(c.want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", name, *got, c.want)
+		}
+	}
+}
+
+// A target partition that shows one record in a hundred thousand does not push
+// the others out of the window: what it waits for is read first.
+func TestRareLane(t *testing.T) {
+	const records, rare = 400_000, 100_000
+	var expected []Expected
+	found := make([][]Found, 2)
+	for i := range int64(records) {
+		p := int32(0)
+		if i%rare == rare-1 {
+			p = 1
+		}
+		expected = append(expected, Expected{Offset: i, Pieces: []Piece{{uint64(i), p}}})
+		found[p] = append(found[p], Found{Offset: int64(len(found[p])), SourceOffset: i, Hash: uint64(i)})
+	}
+	got, err := Compare(context.Background(), workOf([][]Expected{expected}, found, 0, 30_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !got.Equal() || got.Found != records {
+		t.Errorf("%+v", got)
+	}
+}

@@ -56,9 +56,9 @@ const (
 	// but for minWindow of each partition.
 	windowAltogether = 1 << 19
 	// bytesAtOnce bounds what is being fetched, over all partitions.
-	bytesAtOnce = 64 << 20
-	leastBytes  = 256 << 10
-	mostBytes   = 4 << 20
+	bytesAtOnce = 8 << 20
+	leastBytes  = 64 << 10
+	mostBytes   = 1 << 20
 )
 
 // Run compares source and target up to their present ends.
