@@ -59,14 +59,14 @@ func printCheck(rep *preflight.Report) {
 	t.SetColumnConfigs(lastColumn(4))
 	t.Render()
 	if len(rep.Starts) > 0 {
-		fmt.Fprintf(stdout, "\nA start would read %s:\n", rep.Source)
+		say("\nA start would read %s:\n", rep.Source)
 		t := newTable("source partition", "target partition", "from offset", "log", "left", "because of")
 		for _, s := range rep.Starts[:min(len(rep.Starts), mostRows)] {
 			t.AppendRow(table.Row{s.Partition, s.Target, s.Offset, fmt.Sprintf("%d to %d", s.LogStart, s.LogEnd), s.Behind(), s.Why})
 		}
 		t.Render()
 		if n := len(rep.Starts) - mostRows; n > 0 {
-			fmt.Fprintf(stdout, "and %d partitions more (all of them with --json)\n", n)
+			say("and %d partitions more (all of them with --json)\n", n)
 		}
 	}
 }

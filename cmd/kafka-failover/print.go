@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 
@@ -33,6 +34,9 @@ func newTable(header ...any) table.Writer {
 func lastColumn(n int) []table.ColumnConfig {
 	return []table.ColumnConfig{{Number: n, WidthMax: 100, WidthMaxEnforcer: text.WrapSoft}}
 }
+
+// say prints to stdout; a reader that has gone away is not told.
+func say(format string, args ...any) { _, _ = fmt.Fprintf(stdout, format, args...) }
 
 func printJSON(v any) error {
 	e := json.NewEncoder(stdout)

@@ -67,11 +67,11 @@ func statusOnce(ctx context.Context, c *cli.Context, conf *configured) (bad bool
 		states[i] = r.in.Status(ctx, r.out)
 		bad = bad || states[i].Bad()
 	}
-	if ctx.Err() != nil {
-		return bad, nil
+	if ctx.Err() != nil { // interrupted meanwhile
+		return bad, nil //nolint:nilerr // an interrupt is how a watch ends
 	}
 	if c.Bool("watch") && !c.Bool("json") && isTerminal(stdout) {
-		fmt.Fprint(stdout, clearScreen)
+		say(clearScreen)
 	}
 	for i, s := range states {
 		v := struct {
@@ -107,13 +107,13 @@ func printStatus(s *input.Status) {
 	t.SetColumnConfigs(lastColumn(6))
 	t.Render()
 	if s.Target != "" {
-		fmt.Fprintf(stdout, "\nThe target: %s\n", s.Target)
+		say("\nThe target: %s\n", s.Target)
 		return
 	}
 	if len(s.Partitions) == 0 {
 		return
 	}
-	fmt.Fprintln(stdout)
+	say("\n")
 	t = newTable("source partition", "target partition", "position", "source end", "lag")
 	left := int64(0)
 	for i, p := range s.Partitions {

@@ -236,20 +236,20 @@ func printVerified(source string, result *verify.Result) {
 	}
 	t.Render()
 	if n := result.Total.Filtered; n > 0 {
-		fmt.Fprintf(stdout, "\n%s records of the source are not expected in the target: the pipeline drops them, or they came from it.\n", humanize.Comma(n))
+		say("\n%s records of the source are not expected in the target: the pipeline drops them, or they came from it.\n", humanize.Comma(n))
 	}
 	for _, w := range result.Warnings {
-		fmt.Fprintf(stdout, "\nNote: %s.\n", w)
+		say("\nNote: %s.\n", w)
 	}
 	if len(result.Total.Examples) > 0 {
-		fmt.Fprintln(stdout)
+		say("\n")
 		for _, e := range result.Total.Examples {
-			fmt.Fprintf(stdout, "  %s\n", e)
+			say("  %s\n", e)
 		}
 	}
 	if result.Total.Equal() {
-		fmt.Fprintf(stdout, "\nThe target holds what %s holds.\n", source)
+		say("\nThe target holds what %s holds.\n", source)
 	} else {
-		fmt.Fprintf(stdout, "\nThe target differs from %s.\n", source)
+		say("\nThe target differs from %s.\n", source)
 	}
 }

@@ -51,8 +51,10 @@ func (b *broker) kill() {
 	b.cluster.Close()
 }
 
+func (b *broker) dead() bool { return b.life.Err() != nil }
+
 func (b *broker) stop() {
-	if b.life.Err() == nil { // the clients of a dead one would wait for it
+	if !b.dead() { // the clients of a dead one would wait for it
 		if b.client != nil {
 			b.client.Close()
 		}
@@ -103,7 +105,7 @@ func feed(ctx context.Context, perSecond int, sources ...*broker) error {
 
 // write writes records and waits for them, unless the broker is killed.
 func (b *broker) write(records []*kgo.Record) error {
-	if b.life.Err() != nil {
+	if b.dead() {
 		return nil
 	}
 	copies := make([]*kgo.Record, len(records)) // a client fills in offsets
@@ -112,7 +114,7 @@ func (b *broker) write(records []*kgo.Record) error {
 		copies[i] = &c
 	}
 	err := b.client.ProduceSync(b.life, copies...).FirstErr()
-	if b.life.Err() != nil {
+	if b.dead() {
 		return nil
 	}
 	return err

@@ -68,7 +68,7 @@ type demo struct {
 	reading       atomic.Value // the source that is read, a string
 }
 
-func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
+func (d *demo) say(format string, args ...any) { _, _ = fmt.Fprintf(d.out, format+"\n", args...) }
 
 // tell is one line of what happens, with the time since the start.
 func (d *demo) tell(format string, args ...any) {
@@ -89,7 +89,7 @@ func (d *demo) open() (err error) {
 	d.say("Two source clusters with the same records, %s (dc1) and %s (dc2), and a target, %s,", d.dc1.address, d.dc2.address, d.tgt.address)
 	d.say("all in this process. This pipeline relays what is paid in INR:\n")
 	for line := range strings.Lines(d.yaml()) {
-		fmt.Fprintf(d.out, "    %s", line)
+		_, _ = fmt.Fprintf(d.out, "    %s", line)
 	}
 	d.say("")
 	return nil

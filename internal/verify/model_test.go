@@ -163,17 +163,21 @@ func history(seed uint64, sources, targets, records, faults int) ([][]Expected, 
 		if len(i.x.Pieces) == 0 {
 			continue
 		}
-		switch {
-		case fault(n) && rnd.IntN(5) == 0: // lost
-		case fault(n) && rnd.IntN(5) == 0: // altered
+		kind := -1
+		if fault(n) {
+			kind = rnd.IntN(5)
+		}
+		switch kind {
+		case 0: // lost
+		case 1: // altered
 			write(i, 1<<60)
-		case fault(n) && rnd.IntN(5) == 0: // made up
+		case 2: // made up
 			t, s, at := rnd.IntN(targets), rnd.IntN(sources+1)-1, int64(rnd.IntN(2*records))
 			if s < 0 || !known(expected[s], at) {
 				found[t] = append(found[t], Found{Offset: int64(len(found[t])), Source: s, SourceOffset: at, Hash: 5})
 			}
 			write(i, i.x.Pieces[0].Hash)
-		case fault(n): // an old copy, and nothing behind it
+		case 3: // an old copy, and nothing behind it
 			if old := order[rnd.IntN(n)]; len(old.x.Pieces) > 0 {
 				write(old, old.x.Pieces[0].Hash)
 			}
