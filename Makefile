@@ -6,10 +6,10 @@ VERSION := $(shell git describe --tags --always 2>/dev/null || echo dev)
 LDFLAGS := -X main.version=$(VERSION) -X main.date=$(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 LINT_VERSION := v2.6.2
 
-.PHONY: build test test-full bench-quick lint fmt deps jars clean
+.PHONY: build test test-full bench-quick docs lint fmt deps jars clean
 
 build:
-	go build -ldflags '$(LDFLAGS)' -o bin/kafka-failover ./cmd/kafka-failover
+	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/kafka-failover ./cmd/kafka-failover
 
 # Everything, real Kafka included, with short counts.
 test: jars
@@ -23,6 +23,10 @@ test-full: jars
 # The bare franz-go loop and the relay, interleaved.
 bench-quick: jars build
 	cd bench && go run ./quick -relay ../bin/kafka-failover
+
+# What is generated from the plugins: docs/fields.md, resources/schema.json.
+docs:
+	go test -count=1 -run TestReferenceIsCurrent ./cmd/kafka-failover -rewrite
 
 lint:
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION) run ./...

@@ -35,7 +35,9 @@ func testMain(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "kafka-failover")
-	if out, err := exec.Command("go", "build", "-o", binary, "./cmd/kafka-failover").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-o", binary, "./cmd/kafka-failover")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
+	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the binary: %v\n%s", err, out)
 		return 1
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	_ "time/tzdata" // a container from scratch has no time zones
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 	_ "github.com/redpanda-data/connect/v4/public/components/io"
