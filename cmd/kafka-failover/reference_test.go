@@ -6,11 +6,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/xeipuuv/gojsonschema"
+	"gopkg.in/yaml.v3"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write docs/fields.md and resources/schema.json anew (make docs)")
@@ -115,11 +118,35 @@ func schema(t *testing.T) []byte {
 			t.Fatalf("only %d fields of the %s are in the schema", described, p.Type)
 		}
 	}
+	requireTypes(doc)
 	out, err := json.MarshalIndent(doc, "", " ")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return append(out, '\n')
+}
+
+// requireTypes makes each alternative of a component ask for the field that names
+// its type: Benthos' own schema lets anything pass as any of the others.
+func requireTypes(doc map[string]any) {
+	definitions, _ := doc["definitions"].(map[string]any)
+	for _, d := range definitions {
+		node, _ := d.(map[string]any)
+		all, _ := node["allOf"].([]any)
+		for _, a := range all {
+			alternatives, _ := a.(map[string]any)
+			list, _ := alternatives["anyOf"].([]any)
+			for _, x := range list {
+				one, _ := x.(map[string]any)
+				props, _ := one["properties"].(map[string]any)
+				for name := range props {
+					if len(props) == 1 {
+						one["required"] = []any{name}
+					}
+				}
+			}
+		}
+	}
 }
 
 // componentsOf finds the schema of a plugin among the inputs or outputs.
@@ -170,4 +197,37 @@ func annotate(node map[string]any, path []string, f service.TemplateDataPluginFi
 		node["default"] = def
 	}
 	return true
+}
+
+// The schema takes the example configurations, and refuses a field that does
+// not exist.
+func TestSchema(t *testing.T) {
+	loader := gojsonschema.NewBytesLoader(schema(t))
+	check := func(text []byte) []gojsonschema.ResultError {
+		var doc any
+		if err := yaml.Unmarshal(text, &doc); err != nil {
+			t.Fatal(err)
+		}
+		result, err := gojsonschema.Validate(loader, gojsonschema.NewGoLoader(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result.Errors()
+	}
+	files, err := filepath.Glob("../../config/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if errs := check(text); len(errs) > 0 {
+			t.Errorf("%s: %v", f, errs)
+		}
+		if errs := check(bytes.Replace(text, []byte("topics:"), []byte("tropics: 1\n    topics:"), 1)); len(errs) == 0 {
+			t.Errorf("%s: a field that does not exist passes", f)
+		}
+	}
 }
