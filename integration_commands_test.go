@@ -361,8 +361,8 @@ type verified struct {
 	Source   string
 	Warnings []string
 	Total    struct {
-		Expected, Found, Filtered, Lost, Pending, Duplicated, Reordered, Altered, Misplaced, Foreign, Expired int64
-		Examples                                                                                              []string
+		Expected, Found, Filtered, Lost, Pending, Duplicated, Reordered, Altered, Misplaced, Foreign, Failed, Expired int64
+		Examples                                                                                                      []string
 	}
 }
 
@@ -422,11 +422,72 @@ func TestVerify(t *testing.T) {
 	if _, errs, code := command(t, "verify", "--source", "dc9", p.file(alone)); code != 1 || !strings.Contains(errs, `"dc9" names no source`) {
 		t.Errorf("an unknown source: exit code %d, %s", code, errs)
 	}
-	impure := p.yaml(p.config(pipeline{topics: plain, processors: "- mapping: root.at = now()\n- http: { url: 'http://127.0.0.1:1' }\n- resource: x", top: "processor_resources: [ { label: x, mapping: 'root = this' } ]"}))
-	out, _, _ := command(t, "verify", "--json", "--pipeline", p.file(strings.Replace(impure, "- http: { url: 'http://127.0.0.1:1' }", "- sleep: { duration: 1ns }\n    - cache: { resource: c, operator: get, key: k }", 1)+"\ncache_resources: [ { label: c, memory: {} } ]\n"))
-	for _, want := range []string{"the function now", "the processor cache", "the processor resource x"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("not warned of %s:\n%s", want, out)
+}
+
+// verify --pipeline does not run again what may change something elsewhere,
+// unless it is told to, and warns of what may come out differently.
+func TestVerifyWithImpureProcessors(t *testing.T) {
+	p := newPool(t, 1)
+	topic := p.all("impure", 1)
+	p.fillAll(topic, 0, 10, 1, 100)
+	yaml := p.yaml(p.config(pipeline{
+		topics: topic, processors: "- mapping: 'root.at = now()'\n- resource: x\n- resource: known\n- cache: { resource: c, operator: set, key: '${! @kafka_offset }', value: x }\n- select_parts: { parts: [ 0 ] }\n- mapping: 'root.from = @kafka_source'",
+		top: "processor_resources: [ { label: known, mapping: 'root.id = uuid_v4()' } ]\ncache_resources: [ { label: c, memory: {} } ]",
+	}))
+	other := filepath.Join(t.TempDir(), "other.yaml")
+	if err := os.WriteFile(other, []byte("processor_resources: [ { label: x, mapping: 'root = this' } ]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, errs, code := command(t, "verify", "--pipeline", "-r", other, p.file(yaml))
+	if code != 1 || !strings.Contains(errs, "would run the processor cache, the processor resource x again") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+	v := p.verify(yaml, "--pipeline", "--allow-side-effects", "-r", other)
+	warned := strings.Join(v.Warnings, " ")
+	for _, want := range []string{"the processor cache, the processor resource x ran again", "the function now", "the function uuid_v4", "the metadata kafka_source", "the processor select_parts"} {
+		if !strings.Contains(warned, want) {
+			t.Errorf("not warned of %s: %s", want, warned)
+		}
+	}
+}
+
+// A record that a processor fails on keeps the relay from going on, and verify
+// says so; errors in the log leave the report alone on stdout.
+func TestVerifyFailedRecords(t *testing.T) {
+	w := newWorld(t)
+	topic := w.both("failed", 1)
+	w.produce(w.source, &kgo.Record{Topic: topic, Value: []byte("{}")}, &kgo.Record{Topic: topic, Value: []byte("no JSON")})
+	stops := pipeline{topics: topic, processors: "- mapping: 'root = this'"}
+	if v := w.verify(w.yaml(stops), "--pipeline"); v.Equal || v.Total.Pending != 1 || v.Total.Failed != 1 {
+		t.Errorf("on_error: stop: %+v", v)
+	}
+	drops := stops
+	drops.output, drops.input = "on_error: drop", stopAtEnd
+	w.once(drops, 0)
+	if v := w.verify(w.yaml(drops), "--pipeline"); !v.Equal || v.Total.Filtered != 1 {
+		t.Errorf("on_error: drop: %+v", v)
+	}
+}
+
+// Processors that verify cannot apply are noticed, wherever they are.
+func TestVerifyProcessorsElsewhere(t *testing.T) {
+	w := newWorld(t)
+	topic := w.both("elsewhere", 1)
+	w.fill(topic, 10, 1, 100)
+	base := w.yaml(pipeline{topics: topic})
+	source := fmt.Sprintf("kafka_failover: { sources: [ { name: dc1, seed_brokers: [ %q ] } ], topics: [ %s ] }", w.source.Brokers()[0], topic)
+	_, rest, _ := strings.Cut(base, "output:")
+	for name, input := range map[string]string{
+		"its own":  "input: { " + source + ", processors: [ { mapping: 'root = deleted()' } ] }\n",
+		"around":   "input: { broker: { inputs: [ { " + source + " } ] }, processors: [ { resource: drop } ] }\nprocessor_resources: [ { label: drop, mapping: 'root = deleted()' } ]\n",
+		"resource": "input: { resource: in }\ninput_resources: [ { label: in, " + source + ", processors: [ { mapping: 'root = deleted()' } ] } ]\n",
+	} {
+		_, errs, code := command(t, "verify", "--pipeline", w.file(input+"output:"+rest))
+		if code != 1 || !strings.Contains(errs, "has processors of its own, or a component around it has") {
+			t.Errorf("%s: exit code %d: %s", name, code, errs)
+		}
+		if v := w.verify(input + "output:" + rest); !strings.Contains(strings.Join(v.Warnings, " "), "without --pipeline") {
+			t.Errorf("%s: not warned: %+v", name, v)
 		}
 	}
 }
@@ -530,6 +591,8 @@ func TestCommandsSeeWhatRunSees(t *testing.T) {
 		"no relay": {[]string{"status", write("other.yaml", "input: { generate: { mapping: 'root = 1' } }\noutput: { drop: {} }\n")}, "no kafka_failover input"},
 		"unpaired": {[]string{"verify", write("unpaired.yaml", "input: { kafka_failover: { sources: [ { name: a, seed_brokers: [ h:1 ] } ], topics: [ a ] } }\noutput: { drop: {} }\n")}, "no kafka_failover output belongs"},
 		"no file":  {[]string{"check", filepath.Join(dir, "none.yaml")}, "none.yaml"},
+		"twice":    {[]string{"check", write("twice.yaml", "input: { broker: { inputs: [ { kafka_failover: { sources: [ { name: a, seed_brokers: [ h:1 ] } ], topics: [ a ] } }, { kafka_failover: { sources: [ { name: a, seed_brokers: [ h:1 ] } ], topics: [ b ] } } ] } }\noutput: { kafka_failover: { seed_brokers: [ h:2 ] } }\n")}, "give each pair of input and output a `relay` name of its own"},
+		"two outs": {[]string{"check", write("outs.yaml", "input: { kafka_failover: { sources: [ { name: a, seed_brokers: [ h:1 ] } ], topics: [ a ] } }\noutput: { broker: { outputs: [ { kafka_failover: { seed_brokers: [ h:2 ] } }, { kafka_failover: { seed_brokers: [ h:3 ] } } ] } }\n")}, "two kafka_failover outputs share one relay"},
 		"no args":  {[]string{"check"}, "wants one configuration"},
 		"buffer":   {[]string{"check", write("buffer.yaml", "buffer: { memory: {} }\ninput: { kafka_failover: { sources: [ { name: a, seed_brokers: [ h:1 ] } ], topics: [ a ] } }\noutput: { kafka_failover: { seed_brokers: [ h:1 ] } }\n")}, "remove the buffer"},
 	} {

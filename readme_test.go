@@ -11,6 +11,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kafka-failover/kafka-failover/internal/kafkatest"
 )
 
 // blocks are the fenced blocks of a language in a page.
@@ -46,13 +52,16 @@ func readmeCommands(t *testing.T) []string {
 // Every command of the README does what it is there for. Those that relay find
 // the clusters under the names that their variables have.
 func TestReadmeCommands(t *testing.T) {
-	p := newPool(t, 2)
-	p.create(p.target, "orders", 2)
-	p.eachSource(func(i int) { p.create(p.sources[i], "orders", 2) })
-	p.fillAll("orders", 0, 500, 2, 100)
-	brokers := map[string]string{
-		"SOURCE_BROKERS": p.brokers[0], "DC1_BROKERS": p.brokers[0], "DC2_BROKERS": p.brokers[1], "TARGET_BROKERS": strings.Join(p.target.Brokers(), ","),
+	w := &world{t: t}
+	fakes := map[string]string{} // the commands are at stake here, not the clusters
+	for _, name := range []string{"dc1", "dc2", "target"} {
+		f := kafkatest.Fake(t, name, kfake.SeedTopics(2, "orders"))
+		fakes[name] = strings.Join(f.ListenAddrs(), ",")
+		if name != "target" {
+			produceTo(t, fakes[name], 500, func(i int) *kgo.Record { return plainRecord("orders", i, 2, 100) })
+		}
 	}
+	brokers := map[string]string{"SOURCE_BROKERS": fakes["dc1"], "DC1_BROKERS": fakes["dc1"], "DC2_BROKERS": fakes["dc2"], "TARGET_BROKERS": fakes["target"]}
 	for name, value := range brokers {
 		t.Setenv(name, value)
 	}
@@ -80,9 +89,9 @@ func TestReadmeCommands(t *testing.T) {
 			}
 			ran = append(ran, "demo")
 		case strings.HasPrefix(args, "run "):
-			r := p.world.start(append([]string{"run", "--set", "http.address=127.0.0.1:0"}, strings.Fields(args)[1:]...)...)
+			r := w.start(append([]string{"run", "--set", "http.address=127.0.0.1:0"}, strings.Fields(args)[1:]...)...)
 			r.mustLog(time.Minute, "Reading from source")
-			p.awaitTarget("orders", 500, time.Minute)
+			awaitRecords(t, fakes["target"], 500)
 			if code := r.terminate(20 * time.Second); code != 0 {
 				t.Errorf("%s: exit code %d\n%s", line, code, r.logs())
 			}
@@ -98,6 +107,42 @@ func TestReadmeCommands(t *testing.T) {
 	if !slices.Equal(ran, want) {
 		t.Errorf("the README shows %q, this test knows %q", ran, want)
 	}
+}
+
+// produceTo writes n records to a broker.
+func produceTo(t *testing.T, broker string, n int, record func(int) *kgo.Record) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	for i := range n {
+		cl.Produce(testContext(t), record(i), func(_ *kgo.Record, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := cl.Flush(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitRecords waits until the topic orders holds n records.
+func awaitRecords(t *testing.T, broker string, n int64) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(broker))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	eventually(t, time.Minute, "the target holds the records", func() bool {
+		l, err := kadm.NewClient(cl).ListEndOffsets(testContext(t), "orders")
+		sum := int64(0)
+		l.Each(func(o kadm.ListedOffset) { sum += o.Offset })
+		return err == nil && sum >= n
+	})
 }
 
 // The pipelines of the README lint, and the program of docs/building.md builds.

@@ -15,9 +15,11 @@ type Setup struct {
 	Committed bool
 	// Standard: messages carry standard metadata.
 	Standard bool
+	// Later: start_offset may begin behind the start of the source's log.
+	Later bool
 }
 
 // Setup returns it.
 func (in *Input) Setup() Setup {
-	return Setup{Sources: in.conf.sources, Routes: in.conf.routes, Resume: in.conf.resume, Committed: in.conf.committed, Standard: in.conf.standard}
+	return Setup{Sources: in.conf.sources, Routes: in.conf.routes, Resume: in.conf.resume, Committed: in.conf.committed, Standard: in.conf.standard, Later: in.conf.start != startOffset{}}
 }

@@ -35,6 +35,7 @@ the relay does; what the relay has not come to yet counts as pending.
 			&cli.StringFlag{Name: "source", Usage: "the source to compare with, by its name (default: the first that can be read)"},
 			&cli.StringFlag{Name: "since", Usage: "compare only records from a time on: 2026-01-31T00:00:00Z, or 24h for the last 24 hours"},
 			&cli.BoolFlag{Name: "pipeline", Usage: "apply pipeline.processors to the source's records first, for targets that are filtered or changed"},
+			&cli.BoolFlag{Name: "allow-side-effects", Usage: "with --pipeline: also run processors that may change something elsewhere"},
 			&cli.BoolFlag{Name: "json", Usage: "print the report as JSON"},
 			&cli.BoolFlag{Name: "no-progress", Usage: "show no progress bar"}),
 		Action: func(c *cli.Context) error {
@@ -113,7 +114,7 @@ func (v *verifier) run(ctx context.Context) (*verify.Result, error) {
 	defer target.Close()
 	o := verify.Options{
 		Source: source, Target: target, Routes: in.Routes, Committed: in.Committed,
-		Rules: out.Rules, Header: out.OriginHeader, Since: v.since,
+		Rules: out.Rules, Header: out.OriginHeader, Since: v.since, Later: in.Later,
 	}
 	o.Rules.Standard = in.Standard
 	warning, err := v.positions(ctx, source, &o)
@@ -125,12 +126,12 @@ func (v *verifier) run(ctx context.Context) (*verify.Result, error) {
 		warnings = append(warnings, warning)
 	}
 	if v.c.Bool("pipeline") {
-		p, impure, err := v.conf.pipeline(v.relay)
+		p, notes, err := v.conf.pipeline(v.relay, v.c.Bool("allow-side-effects"))
 		if err != nil {
 			return nil, err
 		}
-		p.Source, o.Pipeline = v.source, p
-		warnings = append(warnings, impure...)
+		p.Source, p.DropsFailed, o.Pipeline = v.source, out.DropsFailed, p
+		warnings = append(warnings, notes...)
 	} else if v.conf.hasProcessors(v.relay) {
 		warnings = append(warnings, "the configuration has processors: without --pipeline what they drop or change counts as a difference")
 	}
@@ -213,17 +214,17 @@ func (v *verifier) positions(ctx context.Context, source *kafka.Cluster, o *veri
 			o.Positions[ps.Part.Source] = m.Next
 		}
 	}
-	if len(o.Positions) == 0 && o.Header != "" {
+	if len(o.Positions) == 0 && o.Header != "" && q.Resume != position.ResumeWatermark {
 		warning = fmt.Sprintf("the target has no marks of relay_id %s for these topics: what is missing at the end counts as pending", o.RelayID)
 	}
 	return warning, nil
 }
 
 func printVerified(source string, result *verify.Result) {
-	t := newTable("target topic", "expected", "found", "lost", "pending", "duplicated", "reordered", "altered", "misplaced", "foreign", "expired")
+	t := newTable("target topic", "expected", "found", "lost", "pending", "duplicated", "reordered", "altered", "misplaced", "foreign", "failed")
 	row := func(name string, r *verify.Report) table.Row {
 		out := table.Row{name}
-		for _, n := range []int64{r.Expected, r.Found, r.Lost, r.Pending, r.Duplicated, r.Reordered, r.Altered, r.Misplaced, r.Foreign, r.Expired} {
+		for _, n := range []int64{r.Expected, r.Found, r.Lost, r.Pending, r.Duplicated, r.Reordered, r.Altered, r.Misplaced, r.Foreign, r.Failed} {
 			out = append(out, humanize.Comma(n))
 		}
 		return out
@@ -248,7 +249,7 @@ func printVerified(source string, result *verify.Result) {
 		}
 	}
 	if result.Total.Equal() {
-		say("\nThe target holds what %s holds.\n", source)
+		say("\nThe target holds what %s holds%s.\n", source, map[bool]string{true: ", as far as both still have it"}[result.Total.Expired > 0])
 	} else {
 		say("\nThe target differs from %s.\n", source)
 	}

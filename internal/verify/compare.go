@@ -15,6 +15,13 @@ type Expected struct {
 	// Pieces is empty for a record that is filtered, and has several items for
 	// one that the pipeline splits.
 	Pieces []Piece
+	// Failed: a processor failed on it, and the relay stops there.
+	Failed bool
+	// Optional: it may be missing, being older than what is compared.
+	Optional bool
+	// Gone: no record, but the news that retention has removed everything up
+	// to and including Offset that was not read yet.
+	Gone bool
 }
 
 // Piece is one target record.
@@ -26,13 +33,23 @@ type Piece struct {
 // Found is one record of the target.
 type Found struct {
 	Offset int64
-	// Source and SourceOffset are where it was made from; Source is an index of
-	// Work.Sources, -1 for a record that does not say, or not credibly.
+	Claim
+	// Else is tried if Claim turns out wrong; nil if there is nothing else.
+	Else *Claim
+	// Gone, unless 0, is no record, but the news that retention has removed
+	// this many offsets, up to and including Offset, before they were read.
+	Gone int64
+}
+
+// Claim is what a target record may have been made from.
+type Claim struct {
+	// Source is an index of Work.Sources, -1 for none of them, and SourceOffset
+	// the offset there.
 	Source       int
 	SourceOffset int64
-	Hash         uint64
-	// Guessed: it does not say where it was made from, and the source is the
-	// record at its own offset, if that is the same.
+	// Hash is of the record without the header that makes the claim.
+	Hash uint64
+	// Guessed: nothing says so, but a copy that keeps offsets would be that.
 	Guessed bool
 }
 
@@ -64,6 +81,9 @@ type Source struct {
 	Latest func(context.Context) (int64, error)
 	// Position is the next offset to relay, by the marks; -1 if unknown.
 	Position int64
+	// Later: the relay began behind the start of the source's log, by
+	// start_offset.
+	Later bool
 	// Open reads the partition from an offset on.
 	Open func(from int64) Stream[Expected]
 }
@@ -71,11 +91,10 @@ type Source struct {
 // Target is one target partition.
 type Target struct {
 	Name string
-	// Begin and End bound what is read. Cut says that records before Begin may
-	// have been removed by retention.
-	Begin, End int64
-	Cut        bool
-	Open       func() Stream[Found]
+	// Begin and End bound what is read. Removed is how many offsets before Begin
+	// retention has removed.
+	Begin, End, Removed int64
+	Open                func() Stream[Found]
 }
 
 // comparison is one Work in progress. It is single-threaded; the streams read
@@ -85,15 +104,24 @@ type comparison struct {
 	rep     *Report
 	sources []*window
 	targets []*reading
+	// room is how many more missing records may be remembered.
+	room int
 }
+
+// mostMissing bounds the memory of missing records.
+const mostMissing = 1 << 16
 
 // reading is a target partition as far as it was read.
 type reading struct {
-	stream Stream[Found]
-	chunk  []Found // what is left of the chunk read last
-	done   bool
-	at     int64 // the offset behind the last record
-	lanes  map[int]*lane
+	stream  Stream[Found]
+	chunk   []Found // what is left of the chunk read last
+	done    bool
+	at      int64 // the offset behind the last record
+	lanes   map[int]*lane
+	removed int64 // offsets that retention removed and nothing accounts for yet
+	// origins: records that say what they were made from have begun. From then
+	// on others are strangers, unless they are what they are guessed to be.
+	origins bool
 }
 
 // Compare reads both sides and reports.
@@ -103,12 +131,12 @@ func Compare(ctx context.Context, w Work) (*Report, error) {
 
 // compare holds up to window records of each source partition.
 func compare(ctx context.Context, w Work, window int) (*Report, error) {
-	c := &comparison{Work: w, rep: &Report{}}
+	c := &comparison{Work: w, rep: &Report{}, room: mostMissing}
 	for i := range w.Sources {
 		c.sources = append(c.sources, newWindow(c, i, window))
 	}
-	for i := range w.Targets {
-		c.targets = append(c.targets, &reading{stream: w.Targets[i].Open(), at: w.Targets[i].Begin, lanes: map[int]*lane{}})
+	for i, t := range w.Targets {
+		c.targets = append(c.targets, &reading{stream: w.Targets[i].Open(), at: t.Begin, lanes: map[int]*lane{}, removed: t.Removed})
 	}
 	defer c.close()
 	for !c.allRead() {
@@ -196,27 +224,65 @@ func (c *comparison) pull(ctx context.Context, i int) (moved bool, err error) {
 	}
 	for len(t.chunk) > 0 {
 		f := t.chunk[0]
-		if f.Source < 0 {
-			c.foreign(i, f, "says nothing of a source record of the routes")
-		} else if taken, err := c.sources[f.Source].take(ctx, i, t.lane(f.Source), f); !taken || err != nil {
+		if f.Gone > 0 {
+			t.lost(f.Gone)
+		} else if taken, err := c.offer(ctx, i, f); !taken || err != nil {
 			return moved, err
+		} else {
+			c.rep.Found++
 		}
 		t.chunk, t.at, moved = t.chunk[1:], f.Offset+1, true
-		c.rep.Found++
 	}
 	return moved, nil
+}
+
+// verdict is what becomes of a claim.
+type verdict int
+
+const (
+	accepted verdict = iota
+	waiting          // for another target partition to be read
+	refused
+)
+
+// offer finds out what a target record is, and tells whether that is settled.
+func (c *comparison) offer(ctx context.Context, target int, f Found) (bool, error) {
+	why := "says nothing of a source record of the routes"
+	for claim := &f.Claim; claim != nil && claim.Source >= 0; {
+		s := c.sources[claim.Source]
+		strict := claim.Guessed && (f.Else != nil || c.targets[target].origins)
+		v, err := s.take(ctx, target, c.targets[target].lane(claim.Source), f.Offset, *claim, strict)
+		if err != nil || v != refused {
+			c.targets[target].origins = c.targets[target].origins || (v == accepted && !claim.Guessed)
+			return v == accepted, err
+		}
+		why = s.wrong(*claim)
+		if claim == f.Else {
+			break
+		}
+		claim = f.Else
+	}
+	c.rep.Foreign++
+	c.rep.example("foreign: target %s offset %d %s", c.Targets[target].Name, f.Offset, why)
+	return true, nil
 }
 
 func (t *reading) lane(source int) *lane {
 	l := t.lanes[source]
 	if l == nil {
-		l = &lane{first: math.MaxInt64, replay: -1}
+		l = &lane{first: math.MaxInt64, replay: -1, gapFrom: math.MaxInt64}
 		t.lanes[source] = l
 	}
 	return l
 }
 
-func (c *comparison) foreign(target int, f Found, why string) {
-	c.rep.Foreign++
-	c.rep.example("foreign: target %s offset %d %s", c.Targets[target].Name, f.Offset, why)
+// lost notes that retention came by while the partition was read.
+func (t *reading) lost(n int64) {
+	t.removed += n
+	for _, l := range t.lanes {
+		if l.gapTo == 0 {
+			l.gapFrom = min(l.gapFrom, l.highest)
+		}
+		l.gapTo = math.MaxInt64 // until the lane goes on
+	}
 }

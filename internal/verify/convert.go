@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -20,16 +21,11 @@ type Pipeline struct {
 	// Source is what the metadata kafka_source says.
 	Source string
 
-	mu     sync.Mutex // processors belong to one thread
-	failed int64
-}
+	// DropsFailed: messages that a processor failed on are left out, and the
+	// relay goes on.
+	DropsFailed bool
 
-// Failed is how many messages a processor failed on: the relay would not have
-// written them.
-func (p *Pipeline) Failed() int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.failed
+	mu sync.Mutex // processors belong to one thread
 }
 
 // expecting turns source records into what the target should hold.
@@ -41,6 +37,7 @@ type expecting struct {
 	header     string // origin header
 	relayID    string
 	pipeline   *Pipeline
+	since      time.Time
 }
 
 func (e *expecting) convert(ctx context.Context, records []*kgo.Record) ([]Expected, error) {
@@ -50,7 +47,7 @@ func (e *expecting) convert(ctx context.Context, records []*kgo.Record) ([]Expec
 	out := make([]Expected, 0, len(records))
 	pieces := make([]Piece, 0, len(records))
 	for _, r := range records {
-		x := Expected{Offset: r.Offset}
+		x := Expected{Offset: r.Offset, Optional: r.Timestamp.Before(e.since)}
 		if !e.loops(r) {
 			pieces = append(pieces, e.piece(e.rules.Unchanged(r), r))
 			x.Pieces = pieces[len(pieces)-1 : len(pieces) : len(pieces)]
@@ -84,7 +81,7 @@ func (e *expecting) process(ctx context.Context, records []*kgo.Record) ([]Expec
 	sources := make([]record.Source, len(records))
 	batch := make(service.MessageBatch, 0, len(records))
 	for i, r := range records {
-		out[i].Offset = r.Offset
+		out[i].Offset, out[i].Optional = r.Offset, r.Timestamp.Before(e.since)
 		sources[i] = record.Source{Record: r, Span: i}
 		if !e.loops(r) {
 			batch = append(batch, record.NewMessage(ctx, &sources[i], e.rules.Standard, e.pipeline.Source))
@@ -112,7 +109,7 @@ func (e *expecting) process(ctx context.Context, records []*kgo.Record) ([]Expec
 				return nil, errors.New("a processor deleted all metadata of a message, or made a new one: what it was made from cannot be told any more, and the relay would stop")
 			}
 			if m.GetError() != nil {
-				e.pipeline.failed++
+				out[src.Span].Failed = out[src.Span].Failed || !e.pipeline.DropsFailed
 				continue
 			}
 			var want kgo.Record
@@ -126,9 +123,13 @@ func (e *expecting) process(ctx context.Context, records []*kgo.Record) ([]Expec
 	return out, nil
 }
 
+// gone is the news that retention came by.
+func (e *expecting) gone(_, to int64) Expected { return Expected{Offset: to - 1, Gone: true} }
+
 // finding turns target records into what they claim to be.
 type finding struct {
 	header     string
+	relayID    string
 	timestamps bool
 	// sources are the indexes of Work.Sources.
 	sources map[position.TP]int
@@ -136,6 +137,8 @@ type finding struct {
 	// by its offset; -1 if there is none.
 	same int
 }
+
+func (f *finding) gone(from, to int64) Found { return Found{Offset: to - 1, Gone: to - from} }
 
 func (f *finding) convert(_ context.Context, records []*kgo.Record) ([]Found, error) {
 	out := make([]Found, len(records))
@@ -145,20 +148,41 @@ func (f *finding) convert(_ context.Context, records []*kgo.Record) ([]Found, er
 	return out, nil
 }
 
+// one finds out what a record may have been made from. Its last origin counts
+// if this relay wrote it. Otherwise it may be a copy of another tool at the same
+// offset, which has copied an earlier relay's origin along, or a record that
+// this relay wrote under another relay_id.
 func (f *finding) one(r *kgo.Record) Found {
-	own := -1
-	x := Found{Offset: r.Offset, Source: f.same, SourceOffset: r.Offset, Guessed: true}
-	if f.header != "" {
-		own = record.OriginAt(r, f.header)
+	x := Found{Offset: r.Offset}
+	origin, ours := f.origin(r)
+	if ours {
+		x.Claim = *origin
+		return x
 	}
-	if own >= 0 {
-		o, err := record.ParseOrigin(r.Headers[own].Value)
-		if s, ok := f.sources[position.TP{Topic: o.Topic, Partition: o.Partition}]; err == nil && ok {
-			x.Source, x.SourceOffset, x.Guessed = s, o.Offset, false
-		} else {
-			own = -1
-		}
+	x.Claim = Claim{Source: -1}
+	if f.same >= 0 {
+		x.Claim = Claim{Source: f.same, SourceOffset: r.Offset, Hash: record.Hash(r, -1, f.timestamps), Guessed: true}
+		x.Else = origin
+	} else if origin != nil {
+		x.Claim = *origin
 	}
-	x.Hash = record.Hash(r, own, f.timestamps)
 	return x
+}
+
+// origin is what the last origin header claims, nil without a credible one, and
+// whether this relay wrote it.
+func (f *finding) origin(r *kgo.Record) (*Claim, bool) {
+	if f.header == "" {
+		return nil, false
+	}
+	own := record.OriginAt(r, f.header)
+	if own < 0 {
+		return nil, false
+	}
+	o, err := record.ParseOrigin(r.Headers[own].Value)
+	s, ok := f.sources[position.TP{Topic: o.Topic, Partition: o.Partition}]
+	if err != nil || !ok {
+		return nil, false
+	}
+	return &Claim{Source: s, SourceOffset: o.Offset, Hash: record.Hash(r, own, f.timestamps)}, o.RelayID == f.relayID
 }

@@ -155,7 +155,7 @@ func history(seed uint64, sources, targets, records, faults int) ([][]Expected, 
 	found := make([][]Found, targets)
 	write := func(i item, hash uint64) {
 		t := i.x.Pieces[0].Partition
-		found[t] = append(found[t], Found{Offset: int64(len(found[t])), Source: i.source, SourceOffset: i.x.Offset, Hash: hash})
+		found[t] = append(found[t], Found{Offset: int64(len(found[t])), Claim: Claim{Source: i.source, SourceOffset: i.x.Offset, Hash: hash}})
 	}
 	fault := func(n int) bool { return faults > 0 && rnd.IntN(records) < faults && n > 0 }
 	for n := 0; n < len(order); n++ {
@@ -174,7 +174,7 @@ func history(seed uint64, sources, targets, records, faults int) ([][]Expected, 
 		case 2: // made up
 			t, s, at := rnd.IntN(targets), rnd.IntN(sources+1)-1, int64(rnd.IntN(2*records))
 			if s < 0 || !known(expected[s], at) {
-				found[t] = append(found[t], Found{Offset: int64(len(found[t])), Source: s, SourceOffset: at, Hash: 5})
+				found[t] = append(found[t], Found{Offset: int64(len(found[t])), Claim: Claim{Source: s, SourceOffset: at, Hash: 5}})
 			}
 			write(i, i.x.Pieces[0].Hash)
 		case 3: // an old copy, and nothing behind it
@@ -245,17 +245,18 @@ func TestPieces(t *testing.T) {
 		{Offset: 1, Pieces: []Piece{{4, 0}}},
 	}}
 	at := func(_ int, source int64, hash uint64, offset int64) Found {
-		return Found{Offset: offset, SourceOffset: source, Hash: hash}
+		return Found{Offset: offset, Claim: Claim{SourceOffset: source, Hash: hash}}
 	}
 	for name, c := range map[string]struct {
 		found [][]Found
 		want  Report
 	}{
-		"all":         {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 1, 4, 2)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 4}},
-		"one lost":    {[][]Found{{at(0, 0, 1, 0), at(0, 1, 4, 1)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 3, Lost: 1}},
-		"one twice":   {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 0, 3, 2), at(0, 1, 4, 3)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 5, Duplicated: 1}},
-		"elsewhere":   {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 0, 2, 2), at(0, 1, 4, 3)}, {}}, Report{Expected: 4, Found: 4, Misplaced: 1}},
-		"one altered": {[][]Found{{at(0, 0, 1, 0), at(0, 0, 9, 1), at(0, 1, 4, 2)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 4, Altered: 1}},
+		"all":               {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 1, 4, 2)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 4}},
+		"one lost":          {[][]Found{{at(0, 0, 1, 0), at(0, 1, 4, 1)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 3, Lost: 1}},
+		"one twice":         {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 0, 3, 2), at(0, 1, 4, 3)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 5, Duplicated: 1}},
+		"elsewhere":         {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 0, 2, 2), at(0, 1, 4, 3)}, {}}, Report{Expected: 4, Found: 4, Misplaced: 1}},
+		"altered elsewhere": {[][]Found{{at(0, 0, 1, 0), at(0, 0, 3, 1), at(0, 0, 9, 2), at(0, 1, 4, 3)}, {}}, Report{Expected: 4, Found: 4, Altered: 1, Misplaced: 1}},
+		"one altered":       {[][]Found{{at(0, 0, 1, 0), at(0, 0, 9, 1), at(0, 1, 4, 2)}, {at(1, 0, 2, 0)}}, Report{Expected: 4, Found: 4, Altered: 1}},
 	} {
 		got, err := Compare(context.Background(), workOf(expected, c.found, 1<<20, 2))
 		if err != nil {
@@ -280,7 +281,7 @@ func TestRareLane(t *testing.T) {
 			p = 1
 		}
 		expected = append(expected, Expected{Offset: i, Pieces: []Piece{{uint64(i), p}}})
-		found[p] = append(found[p], Found{Offset: int64(len(found[p])), SourceOffset: i, Hash: uint64(i)})
+		found[p] = append(found[p], Found{Offset: int64(len(found[p])), Claim: Claim{SourceOffset: i, Hash: uint64(i)}})
 	}
 	got, err := Compare(context.Background(), workOf([][]Expected{expected}, found, 0, 30_000))
 	if err != nil {
@@ -288,5 +289,40 @@ func TestRareLane(t *testing.T) {
 	}
 	if !got.Equal() || got.Found != records {
 		t.Errorf("%+v", got)
+	}
+}
+
+// Retention that comes by during the comparison makes nothing foreign or lost.
+func TestRetentionComesBy(t *testing.T) {
+	var expected []Expected
+	var found []Found
+	for i := range int64(100) {
+		expected = append(expected, Expected{Offset: i, Pieces: []Piece{{uint64(i), 0}}})
+		found = append(found, Found{Offset: i, Claim: Claim{SourceOffset: i, Hash: uint64(i)}})
+	}
+	source := append([]Expected{expected[0], {Offset: 39, Gone: true}}, expected[40:]...)
+	got, err := Compare(context.Background(), workOf([][]Expected{source}, [][]Found{found}, 1<<20, 7))
+	if err != nil || !got.Equal() || got.Expired != 39 {
+		t.Errorf("in the source: %+v, %v", got, err)
+	}
+	target := append([]Found{found[0], {Offset: 39, Gone: 39}}, found[40:]...)
+	got, err = Compare(context.Background(), workOf([][]Expected{expected}, [][]Found{target}, 1<<20, 7))
+	if err != nil || !got.Equal() || got.Expired != 39 {
+		t.Errorf("in the target: %+v, %v", got, err)
+	}
+	target = append([]Found{found[0], {Offset: 39, Gone: 10}}, found[40:]...)
+	got, err = Compare(context.Background(), workOf([][]Expected{expected}, [][]Found{target}, 1<<20, 7))
+	if err != nil || got.Lost != 29 || got.Expired != 10 {
+		t.Errorf("ten removed and more missing: %+v, %v", got, err)
+	}
+}
+
+// A record that a processor fails on keeps the relay from going on.
+func TestFailedRecords(t *testing.T) {
+	expected := [][]Expected{{{Offset: 0, Pieces: []Piece{{1, 0}}}, {Offset: 1, Failed: true}}}
+	found := [][]Found{{{Claim: Claim{Hash: 1}}}}
+	got, err := Compare(context.Background(), workOf(expected, found, 1<<20, 2))
+	if err != nil || got.Equal() || got.Failed != 1 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

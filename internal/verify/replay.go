@@ -10,6 +10,7 @@ type cursor struct {
 	stream Stream[Expected]
 	chunk  []Expected
 	at     int64 // the offset behind what was returned last
+	gone   int64 // the offset up to which retention has removed what it was to read
 }
 
 func (w *window) cursor(from int64) *cursor {
@@ -24,69 +25,30 @@ func (c *cursor) close() {
 
 // next returns the next record before an offset, nil if there is none.
 func (c *cursor) next(ctx context.Context, before int64) (*Expected, error) {
-	if len(c.chunk) == 0 {
-		var err error
-		if c.chunk, err = c.stream.Next(ctx); err != nil || len(c.chunk) == 0 {
-			return nil, err
+	for {
+		if len(c.chunk) == 0 {
+			var err error
+			if c.chunk, err = c.stream.Next(ctx); err != nil || len(c.chunk) == 0 {
+				return nil, err
+			}
 		}
-	}
-	x := &c.chunk[0]
-	if x.Offset >= before {
-		return nil, nil
-	}
-	c.chunk, c.at = c.chunk[1:], x.Offset+1
-	return x, nil
-}
-
-// takeLate matches a record whose source record has left the window: one that
-// was missing then, or a copy of one that was not.
-func (w *window) takeLate(ctx context.Context, target int, l *lane, f Found) error {
-	if e, ok := w.late[f.SourceOffset]; ok && !f.Guessed {
-		w.cameLate(e, target, l, f)
-		return nil
-	}
-	c, anew := l.again, l.again == nil || f.SourceOffset <= l.replay
-	switch {
-	case anew:
-		c = w.cursor(f.SourceOffset)
-	case f.SourceOffset < c.at: // what claimed to be further on was not
-		c.close()
-		c = w.cursor(l.replay + 1)
-		l.again = c
-	}
-	skipped, err := w.passOver(ctx, c, target, f.SourceOffset)
-	if err != nil {
-		return err
-	}
-	x, err := c.next(ctx, f.SourceOffset+1)
-	if err != nil {
-		return fmt.Errorf("reading source partition %s again: %w", w.from.Name, err)
-	}
-	if !x.explains(f) {
-		if anew {
-			c.close()
+		x := &c.chunk[0]
+		if x.Gone {
+			c.chunk, c.at, c.gone = c.chunk[1:], x.Offset+1, x.Offset+1
+			continue
 		}
-		w.c.foreign(target, f, w.claim(f))
-		return nil
+		if x.Offset >= before {
+			return nil, nil
+		}
+		c.chunk, c.at = c.chunk[1:], x.Offset+1
+		return x, nil
 	}
-	if anew {
-		l.again.close()
-		l.again, l.owed = c, max(l.owed, w.floor)
-	}
-	w.leftBehind(target, skipped)
-	w.c.rep.Duplicated++
-	if !x.has(f.Hash) {
-		w.altered(f.SourceOffset, target, f)
-	}
-	l.replay, l.current = f.SourceOffset, f.SourceOffset
-	l.last, l.has = max(l.last, f.Offset), true
-	return nil
 }
 
 // explains tells whether a target record may have been made from x; nil is
 // where the source holds nothing.
-func (x *Expected) explains(f Found) bool {
-	return x != nil && x.Offset == f.SourceOffset && len(x.Pieces) > 0 && (!f.Guessed || x.has(f.Hash))
+func (x *Expected) explains(cl Claim) bool {
+	return x != nil && x.Offset == cl.SourceOffset && len(x.Pieces) > 0 && (!cl.Guessed || x.has(cl.Hash))
 }
 
 func (x *Expected) has(hash uint64) bool {
@@ -98,8 +60,68 @@ func (x *Expected) has(hash uint64) bool {
 	return false
 }
 
+// takeLate matches a record whose source record has left the window: one that
+// was missing then, or a copy of one that was not.
+func (w *window) takeLate(ctx context.Context, target int, l *lane, at int64, cl Claim) (verdict, error) {
+	if e, ok := w.late[cl.SourceOffset]; ok && !cl.Guessed {
+		w.cameLate(e, target, l, at, cl)
+		return accepted, nil
+	}
+	if l.again != nil && cl.SourceOffset == l.replay && l.shown.explains(cl) { // a further piece, or copy, of it
+		w.copied(&l.shown, target, l, at, cl)
+		return accepted, nil
+	}
+	c, anew := l.again, l.again == nil || cl.SourceOffset <= l.replay
+	switch {
+	case anew:
+		c = w.cursor(cl.SourceOffset)
+	case cl.SourceOffset < c.at: // what claimed to be further on was not
+		c.close()
+		c = w.cursor(l.replay + 1)
+		l.again = c
+	}
+	left, err := w.passOver(ctx, c, target, cl.SourceOffset)
+	if err != nil {
+		return refused, err
+	}
+	x, err := c.next(ctx, cl.SourceOffset+1)
+	if err != nil {
+		return refused, fmt.Errorf("reading source partition %s again: %w", w.from.Name, err)
+	}
+	known, gone := x.explains(cl), x == nil && c.gone > cl.SourceOffset
+	if !known && !gone {
+		if anew {
+			c.close()
+		}
+		return refused, nil
+	}
+	if anew {
+		l.again.close()
+		l.again, l.owed = c, max(l.owed, w.floor)
+	}
+	w.leftBehind(target, left)
+	l.replay = cl.SourceOffset
+	if gone { // nothing to compare with any more
+		w.c.rep.Duplicated++
+		return accepted, nil
+	}
+	l.shown = *x
+	w.copied(x, target, l, at, cl)
+	return accepted, nil
+}
+
+// copied counts a copy of a record that has left the window.
+func (w *window) copied(x *Expected, target int, l *lane, at int64, cl Claim) {
+	w.c.rep.Duplicated++
+	if !x.has(cl.Hash) {
+		w.altered(cl.SourceOffset, target, at)
+	}
+	l.current = cl.SourceOffset
+	l.last, l.has = max(l.last, at), true
+}
+
 // cameLate counts a record that was taken for missing as reordered.
-func (w *window) cameLate(e late, target int, l *lane, f Found) {
+func (w *window) cameLate(e late, target int, l *lane, at int64, cl Claim) {
 	rep := w.c.rep
 	switch {
 	case !e.pending:
@@ -112,15 +134,16 @@ func (w *window) cameLate(e late, target int, l *lane, f Found) {
 	default:
 		rep.Lost--
 	}
-	w.note(l, f)
+	w.note(l, cl)
 	rep.Reordered++
-	rep.example("reordered: source %s offset %d stands at target offset %d, far behind later ones", w.from.Name, e.offset, f.Offset)
-	w.match(&e.entry, target, f)
+	rep.example("reordered: source %s offset %d stands at target offset %d, far behind later ones", w.from.Name, e.offset, at)
+	w.match(&e.entry, target, at, cl)
 	if e.missing() {
 		w.late[e.offset] = e
 		return
 	}
 	delete(w.late, e.offset)
+	w.c.room++
 }
 
 // skipped are records that a replay leaves out.
@@ -165,8 +188,8 @@ func (w *window) endReplay(ctx context.Context, target int, l *lane) error {
 	if l.again == nil {
 		return nil
 	}
-	skipped, err := w.passOver(ctx, l.again, target, l.owed)
-	w.leftBehind(target, skipped)
+	left, err := w.passOver(ctx, l.again, target, l.owed)
+	w.leftBehind(target, left)
 	l.again.close()
 	l.again, l.replay, l.owed = nil, -1, 0
 	return err

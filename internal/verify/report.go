@@ -32,9 +32,16 @@ type Report struct {
 	// explains.
 	Foreign int64 `json:"foreign"`
 
+	// Failed: a processor fails on them, and the relay stops there (on_error:
+	// stop).
+	Failed int64 `json:"failed"`
+
 	// Expired are records that retention has removed from one side: there is
 	// nothing to compare them with.
 	Expired int64 `json:"expired"`
+	// Before are records before the first one relayed, which start_offset
+	// leaves out.
+	Before int64 `json:"before_start"`
 
 	// Examples are the first few of what differs.
 	Examples []string `json:"examples,omitempty"`
@@ -43,7 +50,7 @@ type Report struct {
 // Equal tells whether the target holds what it should, each record once, in
 // order, and nothing else.
 func (r *Report) Equal() bool {
-	return r.Lost+r.Pending+r.Duplicated+r.Reordered+r.Altered+r.Misplaced+r.Foreign == 0
+	return r.Lost+r.Pending+r.Duplicated+r.Reordered+r.Altered+r.Misplaced+r.Foreign+r.Failed == 0
 }
 
 // Add adds another report's counts.
@@ -58,7 +65,9 @@ func (r *Report) Add(o *Report) {
 	r.Altered += o.Altered
 	r.Misplaced += o.Misplaced
 	r.Foreign += o.Foreign
+	r.Failed += o.Failed
 	r.Expired += o.Expired
+	r.Before += o.Before
 	for _, e := range o.Examples {
 		r.example("%s", e)
 	}

@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -22,69 +23,89 @@ type partition struct {
 	passed    func(n int64) // told how many offsets were passed
 }
 
-// attempts is how often in a row a fetch may fail before reading is given up:
-// leaders move.
-const attempts = 10
+// patience is how long a partition may give nothing before reading is given
+// up: a broker that dies is missed by the others only after seconds.
+const patience = time.Minute
 
-// each calls fn for each chunk of records.
-func (p partition) each(ctx context.Context, fn func([]*kgo.Record) error) error {
+// each calls fn for each chunk of records, and gone where retention came by.
+func (p partition) each(ctx context.Context, fn func([]*kgo.Record) error, gone func(from, to int64) error) error {
+	moved := time.Now()
 	var reader *kafka.Reader
-	for failed := 0; p.from < p.to; {
-		if reader == nil {
-			d, err := p.cluster.Describe(ctx, p.tp.Topic)
-			if err != nil {
-				return err
-			}
-			reader = p.cluster.Reader(d, p.committed).Sized(p.bytes)
-		}
-		c, err := reader.Fetch(ctx, p.tp, p.from)
+	for p.from < p.to {
+		next, err := p.chunk(ctx, &reader, fn, gone)
 		switch {
-		case err == nil:
-			failed = 0
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, kerr.OffsetOutOfRange): // retention came by
-			next, err := p.cluster.Offsets(ctx, kafka.LogStart, p.tp.Topic)
-			if err != nil || next[p.tp] <= p.from {
-				return errors.Join(err, errors.New(p.tp.String()+" has become shorter while it was read"))
-			}
-			p.passed(next[p.tp] - p.from)
-			p.from = next[p.tp]
-			continue
-		default:
-			if failed++; failed > attempts {
-				return err
-			}
+		case next > p.from:
+			p.passed(min(next, p.to) - p.from)
+			p.from, moved = next, time.Now()
+		case err != nil && !errors.As(err, &transient{}), ctx.Err() != nil:
+			return errors.Join(err, ctx.Err())
+		case time.Since(moved) > patience:
+			return fmt.Errorf("%s of %s gives nothing from offset %d on for %s: %w", p.tp, p.cluster.Conn.Name, p.from, patience, err)
+		default: // the leader may have moved
 			reader = nil
 			select {
-			case <-time.After(time.Duration(failed) * 50 * time.Millisecond):
+			case <-time.After(200 * time.Millisecond):
 			case <-ctx.Done():
 			}
-			continue
 		}
-		records := c.Records
-		for len(records) > 0 && records[len(records)-1].Offset >= p.to {
-			records = records[:len(records)-1]
-		}
-		if len(records) > 0 {
-			if err := fn(records); err != nil {
-				return err
-			}
-		}
-		next := min(c.Next, p.to)
-		if next <= p.from {
-			return errors.New(p.tp.String() + " of " + p.cluster.Conn.Name + " gives nothing more though its end is not reached")
-		}
-		p.passed(next - p.from)
-		p.from = next
 	}
 	return nil
 }
 
-// reading ahead: one chunk is ready while the next one is made.
+// transient is an error that may pass.
+type transient struct{ error }
+
+func (t transient) Unwrap() error { return t.error }
+
+var errNothing = transient{errors.New("the broker returns nothing")}
+
+// chunk reads once, and returns where to read on.
+func (p partition) chunk(ctx context.Context, reader **kafka.Reader, fn func([]*kgo.Record) error, gone func(from, to int64) error) (int64, error) {
+	if *reader == nil {
+		d, err := p.cluster.Describe(ctx, p.tp.Topic)
+		if err != nil {
+			return 0, transient{err}
+		}
+		if t := d.Topics[p.tp.Topic]; t.Missing() {
+			return 0, fmt.Errorf("topic %q of %s was deleted meanwhile", p.tp.Topic, p.cluster.Conn.Name)
+		}
+		*reader = p.cluster.Reader(d, p.committed).Sized(p.bytes)
+	}
+	c, err := (*reader).Fetch(ctx, p.tp, p.from)
+	if errors.Is(err, kerr.OffsetOutOfRange) { // retention came by
+		starts, err := p.cluster.Offsets(ctx, kafka.LogStart, p.tp.Topic)
+		if err != nil {
+			return 0, transient{err}
+		}
+		start := min(starts[p.tp], p.to)
+		if start <= p.from {
+			return 0, errNothing
+		}
+		return start, gone(p.from, start)
+	}
+	if err != nil {
+		return 0, transient{err}
+	}
+	records := c.Records
+	for len(records) > 0 && records[len(records)-1].Offset >= p.to {
+		records = records[:len(records)-1]
+	}
+	if len(records) > 0 {
+		if err := fn(records); err != nil {
+			return 0, err
+		}
+	}
+	if c.Next <= p.from {
+		return 0, errNothing
+	}
+	return c.Next, nil
+}
+
+// readAhead is a Stream: one chunk is ready while the next one is made.
 type readAhead[T any] struct {
 	part    partition
 	convert func(context.Context, []*kgo.Record) ([]T, error)
+	gone    func(from, to int64) T
 	chunks  chan []T
 	err     error
 	cancel  context.CancelFunc
@@ -92,8 +113,8 @@ type readAhead[T any] struct {
 }
 
 // stream reads a partition as items; nothing is read before the first Next.
-func stream[T any](p partition, convert func(context.Context, []*kgo.Record) ([]T, error)) Stream[T] {
-	return &readAhead[T]{part: p, convert: convert}
+func stream[T any](p partition, convert func(context.Context, []*kgo.Record) ([]T, error), gone func(from, to int64) T) Stream[T] {
+	return &readAhead[T]{part: p, convert: convert, gone: gone}
 }
 
 // Next implements Stream.
@@ -116,21 +137,24 @@ func (r *readAhead[T]) start() {
 	r.chunks, r.done = make(chan []T), make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
+	give := func(chunk []T) error {
+		if len(chunk) == 0 {
+			return nil
+		}
+		select {
+		case r.chunks <- chunk:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	go func() {
 		defer close(r.done)
 		defer close(r.chunks)
 		r.err = r.part.each(ctx, func(records []*kgo.Record) error {
 			chunk, err := r.convert(ctx, records)
-			if err != nil || len(chunk) == 0 {
-				return err
-			}
-			select {
-			case r.chunks <- chunk:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
+			return errors.Join(err, give(chunk))
+		}, func(from, to int64) error { return give([]T{r.gone(from, to)}) })
 	}()
 }
 

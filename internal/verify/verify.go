@@ -28,6 +28,8 @@ type Options struct {
 	Positions map[position.TP]int64
 	// Since, unless zero, leaves out what is older.
 	Since time.Time
+	// Later: start_offset may begin behind the start of the source's log.
+	Later bool
 	// Pipeline is applied to the source's records; nil: they are expected as
 	// they are.
 	Pipeline *Pipeline
@@ -83,8 +85,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		r.result.Topics[i].Report = rep
 		r.result.Total.Add(rep)
 	}
-	if o.Pipeline != nil && o.Pipeline.Failed() > 0 {
-		r.warning("a processor failed on %d records, which the relay does not write: they are not expected", o.Pipeline.Failed())
+	if n := r.result.Total.Expired; n > 0 {
+		r.warning("%d records were removed from one side by retention: there is nothing to compare them with", n)
+	}
+	if n := r.result.Total.Before; n > 0 {
+		r.warning("%d records lie before the first one relayed, where start_offset begins: they are not expected", n)
 	}
 	return r.result, nil
 }
@@ -168,6 +173,9 @@ func (r *run) warn() {
 	}
 	for _, t := range r.result.Topics {
 		c := r.target.configs[t.Target]
+		if !c.Known {
+			r.warning("the configuration of target topic %s may not be read: timestamps are not compared", t.Target)
+		}
 		if c.Compact {
 			r.warning("target topic %s is compacted: records compacted away count as lost", t.Target)
 		}
@@ -186,11 +194,11 @@ func (r *run) work(t Topic) Work {
 		streams += r.source.desc.Topics[route.Source].Partitions
 	}
 	bytes := min(mostBytes, max(leastBytes, bytesAtOnce/streams))
-	timestamps := !r.target.configs[t.Target].LogAppendTime
-	f := finding{header: r.Header, timestamps: timestamps, sources: map[position.TP]int{}, same: -1}
+	timestamps := r.target.configs[t.Target].Known && !r.target.configs[t.Target].LogAppendTime
+	f := finding{header: r.Header, relayID: r.RelayID, timestamps: timestamps, sources: map[position.TP]int{}, same: -1}
 	same := map[int32]int{} // by target partition
 	for _, route := range t.Routes {
-		e := &expecting{route: route, partitions: int(partitions), timestamps: timestamps, rules: r.Rules, header: r.Header, relayID: r.RelayID, pipeline: r.Pipeline}
+		e := &expecting{route: route, partitions: int(partitions), timestamps: timestamps, rules: r.Rules, header: r.Header, relayID: r.RelayID, pipeline: r.Pipeline, since: r.Since}
 		for p := range r.source.desc.Topics[route.Source].Partitions {
 			tp := position.TP{Topic: route.Source, Partition: p}
 			f.sources[tp] = len(w.Sources)
@@ -211,7 +219,7 @@ func (r *run) work(t Topic) Work {
 }
 
 func (r *run) sourcePart(tp position.TP, e *expecting, bytes int32) Source {
-	s := Source{Name: tp.String(), Begin: r.source.begin(tp), End: r.source.ends[tp], Cut: r.source.cut(tp), Position: -1}
+	s := Source{Name: tp.String(), Begin: r.source.begin(tp), End: r.source.ends[tp], Cut: r.source.cut(tp), Position: -1, Later: r.Later}
 	if at, ok := r.Positions[tp]; ok {
 		s.Position = at
 	}
@@ -223,17 +231,20 @@ func (r *run) sourcePart(tp position.TP, e *expecting, bytes int32) Source {
 	var once atomic.Bool // what is read again counts once
 	s.Open = func(from int64) Stream[Expected] {
 		p := partition{cluster: r.Source, tp: tp, from: from, to: s.End, committed: r.Committed, bytes: bytes, passed: r.count(!once.Swap(true))}
-		return stream(p, e.convert)
+		return stream(p, e.convert, e.gone)
 	}
 	return s
 }
 
 func (r *run) targetPart(tp position.TP, f *finding, bytes int32) Target {
-	t := Target{Name: tp.String(), Begin: r.target.begin(tp), End: r.target.ends[tp], Cut: r.target.cut(tp)}
+	t := Target{Name: tp.String(), Begin: r.target.begin(tp), End: r.target.ends[tp]}
+	if r.target.cut(tp) {
+		t.Removed = r.target.starts[tp]
+	}
 	r.total += t.End - t.Begin
 	t.Open = func() Stream[Found] {
 		p := partition{cluster: r.Target, tp: tp, from: t.Begin, to: t.End, committed: true, bytes: bytes, passed: r.count(true)}
-		return stream(p, f.convert)
+		return stream(p, f.convert, f.gone)
 	}
 	return t
 }

@@ -36,9 +36,7 @@ func plain(i int) *kgo.Record {
 var epoch = time.UnixMilli(1_700_000_000_000)
 
 func relayed(i int) *kgo.Record {
-	r := plain(i)
-	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "_origin", Value: fmt.Appendf(nil, "r/t/0/%d/%d", i, i-1)})
-	return r
+	return withOrigin(plain(i), fmt.Sprintf("r/t/0/%d/%d", i, i-1))
 }
 
 func many(n int, make func(int) *kgo.Record) []*kgo.Record {
@@ -77,6 +75,9 @@ func verified(t *testing.T, o Options) *Result {
 	}
 	if o.Header == "" {
 		o.Header = "_origin"
+	}
+	if o.RelayID == "" {
+		o.RelayID = "r"
 	}
 	var total, passed atomic.Int64
 	o.Total, o.Passed = total.Store, func(n int64) { passed.Add(n) }
@@ -150,9 +151,7 @@ func TestPlantedFaults(t *testing.T) {
 }
 
 func from(topic string, i int) *kgo.Record {
-	r := plain(i)
-	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "_origin", Value: fmt.Appendf(nil, "r/%s/0/%d/%d", topic, i, i-1)})
-	return r
+	return withOrigin(plain(i), fmt.Sprintf("r/%s/0/%d/%d", topic, i, i-1))
 }
 
 // What the marks say was passed is lost, and what lies behind is pending.
@@ -190,7 +189,8 @@ func TestSince(t *testing.T) {
 	}
 }
 
-// What retention has removed from one side is named, and is no difference.
+// What retention has removed from one side is named, and is no difference; but no
+// more than it can have removed, and nothing that the relay has not come to.
 func TestExpired(t *testing.T) {
 	src, dst := cluster(t, "source"), cluster(t, "target")
 	write(t, src, many(100, plain)...)
@@ -198,21 +198,114 @@ func TestExpired(t *testing.T) {
 	for _, c := range []struct {
 		cluster *kafka.Cluster
 		at      int64
-		want    int64
-	}{{src, 30, 30}, {dst, 40, 40}} {
-		if err := trim(c.cluster, c.at); err != nil {
-			t.Fatal(err)
-		}
-		got := verified(t, Options{Source: src, Target: dst}).Total
-		if !got.Equal() || got.Expired == 0 {
+	}{{src, 30}, {dst, 40}} {
+		trim(t, c.cluster, c.at)
+		got := verified(t, Options{Source: src, Target: dst})
+		if !got.Total.Equal() || got.Total.Expired == 0 || !strings.Contains(strings.Join(got.Warnings, " "), "removed from one side by retention") {
 			t.Errorf("after deleting up to %d: %+v", c.at, got)
+		}
+	}
+
+	src, dst = cluster(t, "source"), cluster(t, "target")
+	write(t, src, many(100, plain)...)
+	write(t, dst, append([]*kgo.Record{relayed(0)}, many(100, relayed)[60:]...)...)
+	trim(t, dst, 1)
+	if got := verified(t, Options{Source: src, Target: dst}).Total; got.Lost != 59 || got.Expired != 1 {
+		t.Errorf("one record removed, 59 lost: %+v", got)
+	}
+	trim(t, dst, 41)
+	if got := verified(t, Options{Source: src, Target: dst}).Total; got.Pending != 100 {
+		t.Errorf("an emptied target without a mark: %+v", got)
+	}
+	if got := verified(t, Options{Source: src, Target: dst, Positions: map[position.TP]int64{{Topic: "t"}: 41}}).Total; got.Expired != 41 || got.Pending != 59 {
+		t.Errorf("an emptied target with a mark: %+v", got)
+	}
+}
+
+// Strangers do not pass for records that are out of the comparison.
+func TestStrangersOutsideTheComparison(t *testing.T) {
+	src, dst := cluster(t, "source"), cluster(t, "target")
+	write(t, src, many(200, plain)...)
+	trim(t, src, 100)
+	write(t, dst, many(200, relayed)[100:]...)
+	for i := range 7 {
+		write(t, dst, plain(500+i))
+	}
+	write(t, dst, relayed(199))
+	for _, since := range []time.Time{{}, epoch.Add(110 * time.Second)} {
+		if got := verified(t, Options{Source: src, Target: dst, Since: since}).Total; got.Foreign != 7 || got.Duplicated != 1 {
+			t.Errorf("since %v: %+v", since, got)
 		}
 	}
 }
 
-func trim(c *kafka.Cluster, to int64) error {
-	_, err := c.Admin.DeleteRecords(context.Background(), offsetsOf("t", 0, to))
-	return err
+// Timestamps need not rise: --since asks for what is not older itself.
+func TestSinceWithTimestampsThatFall(t *testing.T) {
+	src, dst := cluster(t, "source"), cluster(t, "target")
+	for i := range 40 {
+		r := plain(i)
+		if i%4 == 3 { // late ones
+			r.Timestamp = epoch
+		}
+		write(t, src, r)
+		c := *r
+		c.Partition = int32(relay.PartitionByKey(r, 0, 2))
+		c.Headers = append(slices.Clone(r.Headers), relayed(i).Headers[2])
+		write(t, dst, &c)
+	}
+	route := relay.Route{Source: "t", Target: "t", Mode: relay.ByKey}
+	if got := verified(t, Options{Source: src, Target: dst, Routes: []relay.Route{route}, Since: epoch.Add(20 * time.Second)}).Total; !got.Equal() || got.Found < 15 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Where start_offset began behind the source's start, nothing before is missed.
+func TestBeforeTheStart(t *testing.T) {
+	src, dst := cluster(t, "source"), cluster(t, "target")
+	write(t, src, many(100, plain)...)
+	write(t, dst, many(100, relayed)[40:]...)
+	if got := verified(t, Options{Source: src, Target: dst, Later: true}).Total; !got.Equal() || got.Before != 40 {
+		t.Errorf("%+v", got)
+	}
+	if got := verified(t, Options{Source: src, Target: dst}).Total; got.Lost != 40 {
+		t.Errorf("from the beginning: %+v", got)
+	}
+}
+
+// Another tool's copy of records that an earlier relay wrote is compared as it
+// is; what this relay wrote under another relay_id counts as its own.
+func TestOriginsOfOthers(t *testing.T) {
+	earlier := func(i int) *kgo.Record { return withOrigin(plain(i), fmt.Sprintf("first/t/0/%d/%d", i+7, i+6)) }
+	src, dst := cluster(t, "source"), cluster(t, "target")
+	write(t, src, many(30, earlier)...)
+	write(t, dst, many(20, earlier)...)
+	for i := 20; i < 30; i++ {
+		write(t, dst, withOrigin(earlier(i), fmt.Sprintf("r/t/0/%d/%d", i, i-1)))
+	}
+	if got := verified(t, Options{Source: src, Target: dst}).Total; !got.Equal() || got.Found != 30 {
+		t.Errorf("a copied chain: %+v", got)
+	}
+
+	src, dst = cluster(t, "source"), cluster(t, "target")
+	write(t, src, many(60, plain)...)
+	write(t, dst, many(60, relayed)[30:]...) // at other offsets
+	if got := verified(t, Options{Source: src, Target: dst, RelayID: "renamed", Later: true}).Total; !got.Equal() || got.Found != 30 {
+		t.Errorf("under another relay_id: %+v", got)
+	}
+}
+
+func withOrigin(r *kgo.Record, origin string) *kgo.Record {
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "_origin", Value: []byte(origin)})
+	return r
+}
+
+func trim(t *testing.T, c *kafka.Cluster, to int64) {
+	t.Helper()
+	var o kadm.Offsets
+	o.AddOffset("t", 0, to, -1)
+	if _, err := c.Admin.DeleteRecords(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Several source partitions in one target partition, and partitions by key.
@@ -253,10 +346,4 @@ func TestMissingTopic(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `no topic "nowhere"`) {
 		t.Error(err)
 	}
-}
-
-func offsetsOf(topic string, partition int32, at int64) kadm.Offsets {
-	var o kadm.Offsets
-	o.AddOffset(topic, partition, at, -1)
-	return o
 }

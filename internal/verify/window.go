@@ -3,11 +3,13 @@ package verify
 import (
 	"context"
 	"fmt"
+	"math"
 	"sort"
+	"time"
 )
 
 // minWindow is what each source partition may hold at least.
-const minWindow = 4096
+const minWindow = 1024
 
 // lane is what one target partition has shown of one source partition.
 type lane struct {
@@ -18,23 +20,28 @@ type lane struct {
 	// what has left the window; the copies behind it must stand behind it.
 	last int64
 	has  bool
+	// gapFrom and gapTo enclose source offsets that retention may have removed
+	// from the target while it was read.
+	gapFrom, gapTo int64
 	// replay is the source offset found last among those that have left the
 	// window, while such a stretch repeats itself; -1 outside of one; again
-	// reads the source behind it.
+	// reads the source behind it, and shown is what it showed last.
 	replay int64
 	again  *cursor
+	shown  Expected
 	// owed is how far the stretch has to go for nothing to be left out of order.
 	owed int64
 }
 
 // entry is one expected record in the window.
 type entry struct {
-	offset int64
-	hash   uint64
-	at     int64 // target offset of the last copy; -1 where it is misplaced
-	target int32
-	copies int32
-	pieces []piece // of a record that was split, instead of hash and target
+	offset   int64
+	hash     uint64
+	at       int64 // target offset of the last copy; -1 where it is misplaced
+	target   int32
+	copies   int32
+	pieces   []piece // of a record that was split, instead of hash and target
+	optional bool
 }
 
 type piece struct {
@@ -42,6 +49,8 @@ type piece struct {
 	copies int32
 	at     int64
 }
+
+func (e *entry) weight() int { return max(1, len(e.pieces)) }
 
 func (e *entry) missing() bool {
 	for i := range e.pieces {
@@ -62,12 +71,17 @@ type window struct {
 	ended  bool
 	most   int
 	// entries by rising offset; all before floor have left, all before read
-	// have been read.
+	// have been read. held is their weight.
 	entries []entry
 	head    int
+	held    int
 	floor   int64
 	read    int64
-	found   int64 // highest source offset found anywhere
+	// first and found are the lowest and the highest source offset found
+	// anywhere; -1 before.
+	first, found int64
+	// goneFrom up to goneTo was removed from the source while it was read.
+	goneFrom, goneTo int64
 	// late are records that left the window without having been found.
 	late map[int64]late
 	// tail counts the missing ones behind found, where no mark tells how far
@@ -76,6 +90,7 @@ type window struct {
 	// latest is the source's end as asked last, for what is beyond its end at
 	// the start.
 	latest int64
+	asked  time.Time
 }
 
 // late is an entry that was missing when it left the window.
@@ -84,141 +99,165 @@ type late struct {
 	pending bool
 }
 
-// mostLate bounds the memory of late records.
-const mostLate = 1 << 16
-
 func newWindow(c *comparison, index, most int) *window {
 	from := &c.Sources[index]
-	return &window{c: c, index: index, from: from, stream: from.Open(from.Begin), most: most, found: -1, latest: from.End}
+	return &window{c: c, index: index, from: from, stream: from.Open(from.Begin), most: most, first: -1, found: -1, latest: from.End}
 }
 
 func (w *window) size() int { return len(w.entries) - w.head }
 
-// take matches one target record. It is not taken while the window is full and
-// waits for another target partition.
-func (w *window) take(ctx context.Context, target int, l *lane, f Found) (taken bool, err error) {
+// take matches one claim of a target record. It waits while the window is full
+// and another target partition is to be read first. A strict claim has to be
+// what it is guessed to be.
+func (w *window) take(ctx context.Context, target int, l *lane, at int64, cl Claim, strict bool) (verdict, error) {
 	switch {
-	case f.SourceOffset < w.from.Begin:
+	case strict && (cl.SourceOffset < w.from.Begin || cl.SourceOffset >= w.from.End):
+		return refused, nil
+	case cl.Guessed && w.c.targets[target].origins && cl.SourceOffset >= w.read: // not read on for
+		return refused, nil
+	case cl.SourceOffset < w.from.Begin:
 		if w.from.Cut {
 			w.c.rep.Expired++
 		}
-		return true, nil
-	case f.SourceOffset >= w.from.End:
-		return true, w.beyond(ctx, target, f)
+		return accepted, nil
+	case cl.SourceOffset >= w.from.End:
+		return w.beyond(ctx, cl)
 	}
-	if f.SourceOffset >= w.floor {
+	if cl.SourceOffset >= w.floor && !cl.Guessed {
 		if err := w.endReplay(ctx, target, l); err != nil {
-			return false, err
+			return refused, err
 		}
 	}
-	for !w.ended && w.read <= f.SourceOffset {
-		if waits := w.waitsFor(); waits == target { // has the lane passed it, or is this one made up?
-			if genuine, err := w.peek(ctx, f); err != nil || !genuine {
-				if err == nil {
-					w.c.foreign(target, f, w.claim(f))
-				}
-				return true, err
-			}
-			l.current, l.highest = f.SourceOffset, max(l.highest, f.SourceOffset)
-			w.release()
-			continue
-		} else if waits >= 0 {
-			return false, nil
-		}
-		if err := w.readOne(ctx); err != nil {
-			return false, err
-		}
+	if v, err := w.reach(ctx, target, l, cl); v != accepted || err != nil {
+		return v, err
 	}
-	if f.SourceOffset < w.floor {
-		return true, w.takeLate(ctx, target, l, f)
+	switch {
+	case cl.SourceOffset >= w.goneFrom && cl.SourceOffset < w.goneTo:
+		w.c.rep.Expired++
+		return accepted, nil
+	case cl.SourceOffset < w.floor:
+		return w.takeLate(ctx, target, l, at, cl)
 	}
-	i := w.head + sort.Search(w.size(), func(i int) bool { return w.entries[w.head+i].offset >= f.SourceOffset })
-	if i == len(w.entries) || w.entries[i].offset != f.SourceOffset || (f.Guessed && w.entries[i].hash != f.Hash) {
-		w.c.foreign(target, f, w.claim(f))
-		return true, nil
+	i := w.head + sort.Search(w.size(), func(i int) bool { return w.entries[w.head+i].offset >= cl.SourceOffset })
+	if i == len(w.entries) || w.entries[i].offset != cl.SourceOffset || (cl.Guessed && w.entries[i].hash != cl.Hash) {
+		return refused, nil
 	}
-	w.note(l, f)
-	w.match(&w.entries[i], target, f)
-	return true, nil
+	w.note(l, cl)
+	w.match(&w.entries[i], target, at, cl)
+	return accepted, nil
 }
 
-// peek tells, far ahead of the window, whether the source explains a record.
-func (w *window) peek(ctx context.Context, f Found) (bool, error) {
-	c := w.cursor(f.SourceOffset)
-	defer c.close()
-	x, err := c.next(ctx, f.SourceOffset+1)
-	return x.explains(f), err
+// reach reads the source up to what is claimed.
+func (w *window) reach(ctx context.Context, target int, l *lane, cl Claim) (verdict, error) {
+	for !w.ended && w.read <= cl.SourceOffset {
+		switch waits := w.waitsFor(); {
+		case waits == target: // has the lane passed it, or is this one made up?
+			if genuine, err := w.peek(ctx, cl); err != nil || !genuine {
+				return refused, err
+			}
+			l.current, l.highest = cl.SourceOffset, max(l.highest, cl.SourceOffset)
+			w.release()
+		case waits >= 0:
+			return waiting, nil
+		default:
+			if err := w.readOne(ctx); err != nil {
+				return refused, err
+			}
+		}
+	}
+	return accepted, nil
 }
+
+// peek tells, far ahead of the window, whether the source explains a claim.
+func (w *window) peek(ctx context.Context, cl Claim) (bool, error) {
+	c := w.cursor(cl.SourceOffset)
+	defer c.close()
+	x, err := c.next(ctx, cl.SourceOffset+1)
+	return x.explains(cl), err
+}
+
+// latestEvery bounds how often the source is asked for its end.
+const latestEvery = time.Second
 
 // beyond passes over a record that was written to the source after the start,
 // if it was.
-func (w *window) beyond(ctx context.Context, target int, f Found) (err error) {
-	if f.SourceOffset >= w.latest && w.from.Latest != nil {
+func (w *window) beyond(ctx context.Context, cl Claim) (v verdict, err error) {
+	if cl.SourceOffset >= w.latest && w.from.Latest != nil && time.Since(w.asked) > latestEvery {
 		if w.latest, err = w.from.Latest(ctx); err != nil {
-			return err
+			return refused, err
 		}
+		w.asked = time.Now()
 	}
-	if f.SourceOffset >= w.latest {
-		w.c.foreign(target, f, fmt.Sprintf("claims source %s offset %d, which lies beyond its end", w.from.Name, f.SourceOffset))
-		return nil
+	if cl.SourceOffset >= w.latest {
+		return refused, nil
 	}
 	w.c.rep.Found--
-	return nil
+	return accepted, nil
 }
 
-func (w *window) claim(f Found) string {
-	if f.Guessed {
+// wrong says why a claim was refused.
+func (w *window) wrong(cl Claim) string {
+	switch {
+	case cl.Guessed:
 		return fmt.Sprintf("has no origin and is not the record of source %s at its offset", w.from.Name)
+	case cl.SourceOffset >= w.from.End:
+		return fmt.Sprintf("claims source %s offset %d, which lies beyond its end: that source may be short", w.from.Name, cl.SourceOffset)
 	}
-	return fmt.Sprintf("claims source %s offset %d, where nothing is expected", w.from.Name, f.SourceOffset)
+	return fmt.Sprintf("claims source %s offset %d, where nothing is expected", w.from.Name, cl.SourceOffset)
 }
 
-func (w *window) note(l *lane, f Found) {
-	l.first, l.current, l.highest = min(l.first, f.SourceOffset), f.SourceOffset, max(l.highest, f.SourceOffset)
-	if f.SourceOffset <= w.found {
+func (w *window) note(l *lane, cl Claim) {
+	at := cl.SourceOffset
+	if l.gapFrom < at && l.gapTo > at {
+		l.gapTo = at
+	}
+	l.first, l.current, l.highest = min(l.first, at), at, max(l.highest, at)
+	if w.first < 0 || at < w.first {
+		w.first = at
+	}
+	if at <= w.found {
 		return
 	}
-	w.found = f.SourceOffset
+	w.found = at
 	w.c.rep.Lost += w.tail // they were passed after all
 	w.c.rep.Pending -= w.tail
 	w.tail = 0
 }
 
 // match counts a copy of an entry.
-func (w *window) match(e *entry, target int, f Found) {
-	rep := w.c.rep
+func (w *window) match(e *entry, target int, at int64, cl Claim) {
 	if len(e.pieces) > 0 {
-		w.matchPiece(e, target, f)
+		w.matchPiece(e, target, at, cl)
 		return
 	}
 	if e.copies++; e.copies > 1 {
-		rep.Duplicated++
+		w.c.rep.Duplicated++
 	}
-	e.at = f.Offset
-	if e.hash != f.Hash {
-		w.altered(e.offset, target, f)
+	e.at = at
+	if e.hash != cl.Hash {
+		w.altered(e.offset, target, at)
 	}
 	if int(e.target) != target {
 		e.at = -1
-		w.misplaced(e.offset, e.target, target, f)
+		w.misplaced(e.offset, e.target, target, at)
 	}
 }
 
-// matchPiece takes the piece that fits best: the same one, then one in another
-// partition, then any that is missing.
-func (w *window) matchPiece(e *entry, target int, f Found) {
+// matchPiece takes the piece that fits best: the same one, in its partition if
+// there are several, or else one that is missing.
+func (w *window) matchPiece(e *entry, target int, at int64, cl Claim) {
 	best, points := 0, -1
 	for i := range e.pieces {
 		p := &e.pieces[i]
-		n := 0
-		if p.Hash == f.Hash {
-			n += 4
+		n, here, missing := 0, 1, 2
+		if p.Hash == cl.Hash {
+			n, here, missing = 4, 2, 1
 		}
 		if int(p.Partition) == target {
-			n += 2
+			n += here
 		}
 		if p.copies == 0 {
-			n++
+			n += missing
 		}
 		if n > points || (n == points && p.copies < e.pieces[best].copies) {
 			best, points = i, n
@@ -228,23 +267,24 @@ func (w *window) matchPiece(e *entry, target int, f Found) {
 	if p.copies++; p.copies > 1 {
 		w.c.rep.Duplicated++
 	}
-	p.at = f.Offset
-	if p.Hash != f.Hash {
-		w.altered(e.offset, target, f)
-	} else if int(p.Partition) != target {
+	p.at = at
+	if p.Hash != cl.Hash {
+		w.altered(e.offset, target, at)
+	}
+	if int(p.Partition) != target {
 		p.at = -1
-		w.misplaced(e.offset, p.Partition, target, f)
+		w.misplaced(e.offset, p.Partition, target, at)
 	}
 }
 
-func (w *window) altered(offset int64, target int, f Found) {
+func (w *window) altered(offset int64, target int, at int64) {
 	w.c.rep.Altered++
-	w.c.rep.example("altered: source %s offset %d at target %s offset %d", w.from.Name, offset, w.c.Targets[target].Name, f.Offset)
+	w.c.rep.example("altered: source %s offset %d at target %s offset %d", w.from.Name, offset, w.c.Targets[target].Name, at)
 }
 
-func (w *window) misplaced(offset int64, belongs int32, target int, f Found) {
+func (w *window) misplaced(offset int64, belongs int32, target int, at int64) {
 	w.c.rep.Misplaced++
-	w.c.rep.example("misplaced: source %s offset %d belongs to target partition %d and stands in %s at offset %d", w.from.Name, offset, belongs, w.c.Targets[target].Name, f.Offset)
+	w.c.rep.example("misplaced: source %s offset %d belongs to target partition %d and stands in %s at offset %d", w.from.Name, offset, belongs, w.c.Targets[target].Name, at)
 }
 
 // readOne reads one source record, and lets go of what is settled.
@@ -261,14 +301,25 @@ func (w *window) readOne(ctx context.Context) error {
 	}
 	x := &w.chunk[0]
 	w.chunk = w.chunk[1:]
+	if x.Gone {
+		if w.goneTo == 0 {
+			w.goneFrom = w.read
+		}
+		w.read, w.goneTo = x.Offset+1, x.Offset+1
+		return nil
+	}
 	w.read = x.Offset + 1
 	w.c.rep.Expected += int64(len(x.Pieces))
-	e := entry{offset: x.Offset}
-	switch len(x.Pieces) {
-	case 0:
+	e := entry{offset: x.Offset, optional: x.Optional}
+	switch {
+	case x.Failed:
+		w.c.rep.Failed++
+		w.c.rep.example("failed: a processor fails on source %s offset %d, where the relay stops", w.from.Name, x.Offset)
+		return nil
+	case len(x.Pieces) == 0:
 		w.c.rep.Filtered++
 		return nil
-	case 1:
+	case len(x.Pieces) == 1:
 		e.hash, e.target = x.Pieces[0].Hash, x.Pieces[0].Partition
 	default:
 		for _, p := range x.Pieces {
@@ -287,12 +338,13 @@ func (w *window) push(e entry) {
 		w.head = 0
 	}
 	w.entries = append(w.entries, e)
+	w.held += e.weight()
 }
 
 // release lets the oldest entries of a full window go, up to one that may still
 // be found.
 func (w *window) release() {
-	for w.size() > w.most && w.waitsFor() < 0 {
+	for w.held > w.most && w.waitsFor() < 0 {
 		w.letGo()
 	}
 }
@@ -300,7 +352,7 @@ func (w *window) release() {
 // waitsFor is the target partition whose turn it is to show the oldest entry of
 // a full window, -1 if there is none.
 func (w *window) waitsFor() int {
-	if w.size() <= w.most {
+	if w.held <= w.most {
 		return -1
 	}
 	e := &w.entries[w.head]
@@ -337,6 +389,7 @@ func (w *window) behind(target, copies int32, offset int64) int {
 func (w *window) letGo() {
 	e := &w.entries[w.head]
 	w.head++
+	w.held -= e.weight()
 	w.floor = e.offset + 1
 	if len(e.pieces) == 0 {
 		w.judge(e, e.target, e.copies, e.at)
@@ -365,19 +418,26 @@ func (w *window) judge(e *entry, target, copies int32, at int64) {
 	}
 }
 
+// judgeMissing tells why a record is not there.
 func (w *window) judgeMissing(e *entry, target int32) {
 	rep := w.c.rep
-	if int(target) < len(w.c.targets) && w.c.Targets[target].Cut {
-		if l := w.c.targets[target].lanes[w.index]; l == nil || e.offset < l.first {
-			rep.Expired++ // retention has passed it in the target
-			return
-		}
+	marked := w.from.Position >= 0
+	passed := marked && e.offset < w.from.Position
+	switch {
+	case e.optional:
+		rep.Expected--
+		return
+	case (passed || !marked) && w.removed(e.offset, target, passed):
+		rep.Expired++ // by retention, in the target
+		return
+	case w.from.Later && (passed || !marked) && w.first >= 0 && e.offset < w.first:
+		rep.Before++
+		return
 	}
-	pending := e.offset >= w.from.Position
-	if w.from.Position < 0 { // unless something behind it turns up yet
-		if pending = e.offset > w.found; pending {
-			w.tail++
-		}
+	pending := marked && !passed
+	if !marked && e.offset > w.found { // unless something behind it turns up yet
+		pending = true
+		w.tail++
 	}
 	if pending {
 		rep.Pending++
@@ -385,12 +445,34 @@ func (w *window) judgeMissing(e *entry, target int32) {
 		rep.Lost++
 		rep.example("lost: source %s offset %d", w.from.Name, e.offset)
 	}
+	if w.c.room == 0 {
+		return
+	}
+	w.c.room--
 	if w.late == nil {
 		w.late = map[int64]late{}
 	}
-	if len(w.late) < mostLate {
-		w.late[e.offset] = late{*e, pending}
+	w.late[e.offset] = late{*e, pending}
+}
+
+// removed tells whether retention can have removed a record from the target,
+// and takes it off what was removed there.
+func (w *window) removed(offset int64, target int32, passed bool) bool {
+	if int(target) >= len(w.c.targets) {
+		return false
 	}
+	t := w.c.targets[target]
+	if t.removed == 0 {
+		return false
+	}
+	can := passed // where nothing of the source is left, only the mark tells
+	if l := t.lanes[w.index]; l != nil && l.first < math.MaxInt64 {
+		can = offset < l.first || (offset > l.gapFrom && offset < l.gapTo)
+	}
+	if can {
+		t.removed--
+	}
+	return can
 }
 
 // finish reads the rest of the source and judges what is left.
