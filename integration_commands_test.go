@@ -166,7 +166,7 @@ func TestCheckFindsTrouble(t *testing.T) {
 
 	same := p.config(pipeline{topics: good})
 	same.outputYAML = fmt.Sprintf("kafka_failover:\n    seed_brokers: [ %q ]", p.brokers[0])
-	p.check(p.yaml(same)).must(t, "fail", "target", "source and target are the same cluster")
+	p.check(p.yaml(same)).must(t, "fail", "dc1", "source and target are the same cluster")
 
 	p.check(p.yaml(p.config(pipeline{topics: `"` + good + ":" + p.topic("missing") + `"`}))).
 		must(t, "fail", "target", "does not exist", "kafka-topics.sh --bootstrap-server")
@@ -693,5 +693,134 @@ func TestDemoKeep(t *testing.T) {
 	}
 	if code := d.terminate(10 * time.Second); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// Beside a relay that runs at the edge of its sources, check and status see
+// nothing amiss.
+func TestCheckAndStatusBesideARelay(t *testing.T) {
+	p := newPool(t, 2)
+	topic := p.all("edge", 2)
+	load := p.loadAll(topic, 2, 100, 4_000)
+	conf := p.config(pipeline{topics: topic})
+	yaml := p.yaml(conf)
+	relay := p.run(conf)
+	p.awaitTarget(topic, 2_000, time.Minute)
+	for range 10 {
+		c := p.check(yaml)
+		if !c.OK || !c.has("ok", "start", "reads dc1 first") {
+			t.Fatalf("%+v", c.Findings)
+		}
+		if s, code := p.status(yaml); code != 0 || s.Sources[0].State != "healthy" {
+			t.Fatalf("exit code %d: %+v", code, s)
+		}
+	}
+	load.stop()
+	if code := relay.terminate(20 * time.Second); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// What check says of each source is what a start on that source would meet.
+func TestCheckForesees(t *testing.T) {
+	p := newPool(t, 2)
+
+	grown := p.topic("grown") // dc2 alone has a second partition, and the target has not
+	p.create(p.sources[0], grown, 1)
+	p.create(p.sources[1], grown, 2)
+	p.create(p.target, grown, 1)
+	p.on(0).fillFrom(grown, 0, 10, 1, 100)
+	p.on(1).fillFrom(grown, 0, 10, 1, 100)
+	p.check(p.yaml(p.config(pipeline{topics: grown}))).must(t, "fail", "target", "has 1 partitions and needs 2")
+
+	mixed := p.config(pipeline{topics: p.all("mixed", 1)})
+	mixed.inputYAML = strings.Replace(mixed.inputYAML, p.brokers[1], strings.Join(p.target.Brokers(), ","), 1)
+	p.check(p.yaml(mixed)).must(t, "fail", "dc2", "source and target are the same cluster")
+
+	gap := p.all("gap", 1)
+	p.fillAll(gap, 0, 100, 1, 100)
+	conf := p.config(pipeline{topics: gap, input: stopAtEnd + "\non_gap: skip"})
+	if code := p.run(conf).wait(time.Minute); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	p.fillAll(gap, 100, 100, 1, 100)
+	one := &poolWorld{world: p.world, sources: p.sources[:1]}
+	deleteTo(t, one, gap, 150)
+	c := p.check(p.yaml(conf))
+	if c.Source != "dc2" || c.Starts[0].Offset != 100 {
+		t.Errorf("dc1 has lost records, dc2 has not: %+v", c)
+	}
+	deleteTo(t, p, gap, 150)
+	c = p.check(p.yaml(conf))
+	c.must(t, "warn", "start", "gap", "leave out offsets 100 to 149 of partition "+gap+"/0")
+	if !c.OK || c.Starts[0].Offset != 150 {
+		t.Errorf("both have lost records: %+v", c)
+	}
+
+	differs := p.all("ignored", 1)
+	p.on(0).fillFrom(differs, 0, 50, 1, 100)
+	p.on(1).fillFrom(differs, 1, 50, 1, 100)
+	c = p.check(p.yaml(p.config(pipeline{topics: differs, input: "on_divergence: ignore"})))
+	c.must(t, "warn", "sources", "on_divergence: ignore", "they are not copies of each other")
+	if !c.OK {
+		t.Errorf("on_divergence: ignore: %+v", c.Findings)
+	}
+
+	unsure := p.all("unsure", 1)
+	p.fillAll(unsure, 0, 100, 1, 100)
+	conf = p.config(pipeline{topics: unsure, input: stopAtEnd + "\non_unverified: stop"})
+	if code := p.run(conf).wait(time.Minute); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	deleteTo(t, p, unsure, 100)
+	for i := range p.sources { // the marks know dc1 only
+		c = p.check(p.yaml(conf))
+		if i == 1 {
+			c.must(t, "fail", "dc2", "on_unverified: stop")
+			c.must(t, "ok", "dc1", "can be read on")
+		}
+	}
+}
+
+// status goes by the mark that was written last, waits for nobody's transaction,
+// and shows the marks where no source answers.
+func TestStatusInTrouble(t *testing.T) {
+	p := newPool(t, 2)
+	topic := p.all("shown", 2)
+	p.fillAll(topic, 0, 100, 2, 100)
+	conf := p.config(pipeline{topics: topic, input: stopAtEnd})
+	if code := p.run(conf).wait(time.Minute); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	p.eachSource(func(i int) { // only partition 0 goes on, and only dc2 is there
+		p.produce(p.sources[i], &kgo.Record{Topic: topic, Partition: 0, Value: []byte(`{"n":1}`), Timestamp: epoch})
+	})
+	second := conf
+	second.inputYAML = strings.Replace(conf.inputYAML, p.brokers[0], "127.0.0.1:1", 1)
+	if code := p.run(second).wait(time.Minute); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	if s, _ := p.status(p.yaml(conf)); s.Sources[0].Active || !s.Sources[1].Active {
+		t.Errorf("dc2 was read last: %+v", s.Sources)
+	}
+
+	producer := p.target.Client(t, kgo.TransactionalID(p.name+"-other"))
+	if err := producer.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := producer.ProduceSync(testContext(t), &kgo.Record{Topic: topic, Value: []byte("open")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if s, code := p.status(p.yaml(conf)); code != 0 || len(s.Partitions) != 2 || s.Partitions[0].Position != 51 {
+		t.Errorf("beside an open transaction: exit code %d, %+v", code, s)
+	}
+	if err := producer.EndTransaction(testContext(t), kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+
+	second.inputYAML = strings.Replace(second.inputYAML, p.brokers[1], "127.0.0.1:1", 1)
+	s, code := p.status(p.yaml(second))
+	if code != 1 || len(s.Partitions) != 2 || s.Partitions[0].Position != 51 || s.Partitions[0].End != -1 || s.TargetError != "" {
+		t.Errorf("without any source: exit code %d, %+v", code, s)
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -13,9 +13,7 @@ import (
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/pool"
-	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/preflight"
-	"github.com/kafka-failover/kafka-failover/internal/record"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
@@ -26,334 +24,371 @@ const (
 	onStart   = "start"
 )
 
+// checkTimeout bounds a whole check: what hangs is to be found, not waited for.
+const checkTimeout = time.Minute
+
 // check is one preflight in the making: it reads, and writes nothing.
 type check struct {
-	in      *Input
-	target  relay.Target
+	in     *Input
+	target relay.Target
+	report preflight.Report
+	seen   []*checked // by source
+}
+
+// checked is what a check has found out about one source.
+type checked struct {
+	name    string
 	report  preflight.Report
-	found   []preflight.Report // by source
-	sources []*source          // by index; nil for one that cannot be read
-	configs []map[string]kafka.TopicConfig
+	source  *source // nil if it cannot be read
+	configs map[string]kafka.TopicConfig
+	preview *relay.Preview
+	claims  []claim
+	fitness fitness
+	err     error // why it cannot be read on from where the target stands
 }
 
 // Check looks at every source and the target as configured and tells what it
-// finds, and what would happen at a start. It changes nothing anywhere.
+// finds, and what would happen at a start. It changes nothing anywhere, and
+// nothing of an input that runs.
 func (in *Input) Check(ctx context.Context, target relay.Target) *preflight.Report {
-	n := len(in.conf.sources)
-	c := &check{in: in, target: target, found: make([]preflight.Report, n), sources: make([]*source, n), configs: make([]map[string]kafka.TopicConfig, n)}
-	defer c.close()
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	c := &check{in: &Input{conf: in.conf, log: in.log}, target: target}
 	var all errgroup.Group
-	for i := range in.conf.sources {
-		all.Go(func() error { c.look(ctx, i); return nil })
+	for i, conn := range in.conf.sources {
+		k := &checked{name: conn.Name}
+		c.seen = append(c.seen, k)
+		all.Go(func() error { c.look(ctx, i, k); return nil })
 	}
 	_ = all.Wait()
-	for _, f := range c.found {
-		c.report.Findings = append(c.report.Findings, f.Findings...)
+	for _, k := range c.seen {
+		if k.source != nil {
+			defer k.source.close()
+		}
+		c.report.Findings = append(c.report.Findings, k.report.Findings...)
 	}
-	c.oneCluster()
-	c.agree(ctx)
-	if first := c.first(); first != nil {
-		c.start(ctx, first)
-	} else {
+	c.compareSources(ctx)
+	if c.first() == nil {
+		c.lookAtTarget(ctx)
 		c.report.Add(preflight.Fail, onStart, "position", "no source can be read: the relay would wait, unready, until one can")
+		return &c.report
 	}
+	c.stand(ctx)
+	c.start()
 	return &c.report
 }
 
-func (c *check) close() {
-	for _, s := range c.sources {
-		if s != nil {
-			s.close()
+// each goes through the sources that can be read.
+func (c *check) each(fn func(*checked)) {
+	for _, k := range c.seen {
+		if k.source != nil {
+			fn(k)
 		}
 	}
 }
 
-// look tells whether a source can be reached, and of its topics.
-func (c *check) look(ctx context.Context, i int) {
-	conn, rep := c.in.conf.sources[i], &c.found[i]
-	ctx, cancel := context.WithTimeout(ctx, max(3*c.in.conf.timeout, 3*time.Second))
-	defer cancel()
-	cluster, err := conn.Admin()
-	if err != nil {
-		rep.Add(preflight.Fail, conn.Name, "connection", "%v", err)
-		return
-	}
-	s := &source{index: i, name: conn.Name, conn: conn, cluster: cluster, committed: c.in.conf.committed}
-	if s.desc, err = cluster.Describe(ctx, c.in.conf.topicNames()...); err != nil {
-		rep.Add(preflight.Fail, conn.Name, "connection", "%v", err)
-		cluster.Close()
-		return
-	}
-	rep.Add(preflight.OK, conn.Name, "connection", "%s, cluster ID %s", conn.Security(), s.desc.ClusterID)
-	if c.topics(ctx, s, rep); rep.Failed() {
-		cluster.Close()
-		return
-	}
-	if err := s.look(ctx, c.in.conf); err != nil {
-		rep.Add(preflight.Fail, conn.Name, "offsets", "%v", err)
-		cluster.Close()
-		return
-	}
-	c.sources[i] = s
-}
-
-func (c *check) topics(ctx context.Context, s *source, rep *preflight.Report) {
-	configs, err := s.cluster.Configs(ctx, c.in.conf.topicNames()...)
-	if err != nil {
-		rep.Add(preflight.Warn, s.name, "topics", "%v", err)
-	}
-	c.configs[s.index] = configs
-	for _, name := range c.in.conf.topicNames() {
-		t := s.desc.Topics[name]
-		if err := t.Usable(s.name, name); err != nil {
-			rep.Add(preflight.Fail, s.name, "topic "+name, "%v", err)
-			continue
-		}
-		rep.Add(preflight.OK, s.name, "topic "+name, "%s", configs[name].Describe(t.Partitions))
-	}
-}
-
-// oneCluster tells of two sources that are one cluster, and of partition counts
-// that differ.
-func (c *check) oneCluster() {
-	for i, s := range c.sources {
-		for _, o := range c.sources[:i] {
-			if s == nil || o == nil {
-				continue
-			}
-			if s.desc.ClusterID != "" && s.desc.ClusterID == o.desc.ClusterID {
-				c.report.Add(preflight.Fail, onSources, "clusters", "%s and %s are one cluster (ID %s): check their seed_brokers", o.name, s.name, s.desc.ClusterID)
-			}
-			for k, t := range s.topics {
-				if n := o.topics[k].Partitions; n != t.Partitions {
-					c.report.Add(preflight.Warn, onSources, "topic "+t.Route.Source, "%s has %d partitions and %s %d: the one with fewer cannot be read once the others have been relayed", o.name, n, s.name, t.Partitions)
-				}
-			}
-		}
-	}
-}
-
-// agreeSamples bounds the records compared between two sources altogether; each
-// partition has its last common one compared, and some more if few share it.
-const agreeSamples = 256
-
-// agree compares samples of every source with the first one.
-func (c *check) agree(ctx context.Context) {
-	first := c.first()
-	for _, s := range c.sources {
-		if s == nil || s == first {
-			continue
-		}
-		compared, err := first.agrees(ctx, s)
-		switch u := (*unfit)(nil); {
-		case errors.As(err, &u):
-			c.report.Add(preflight.Fail, onSources, "agreement", "%s", u.stop.Reason)
-		case err != nil:
-			c.report.Add(preflight.Warn, onSources, "agreement", "%v", err)
-		case compared == 0:
-			c.report.Add(preflight.Warn, onSources, "agreement", "%s and %s have no record at a common offset to compare", first.name, s.name)
-		default:
-			c.report.Add(preflight.OK, onSources, "agreement", "%s holds the same records as %s at %d sampled offsets", s.name, first.name, compared)
-		}
-	}
-}
-
-// agrees reads records at common offsets of two sources. The error is an *unfit
-// if one differs.
-func (s *source) agrees(ctx context.Context, o *source) (int, error) {
-	each := max(1, min(position.MaxPairs, agreeSamples/max(1, len(s.ends))))
-	mine, others := s.reader(), o.reader()
-	counts := make([]int, 0, len(s.ends))
-	eg, ctx := errgroup.WithContext(ctx)
-	eg.SetLimit(samplesAtOnce)
-	for tp, end := range s.ends {
-		from, to := max(s.starts[tp], o.starts[tp]), min(end, o.ends[tp])
-		counts = append(counts, 0)
-		n := &counts[len(counts)-1]
-		eg.Go(func() error {
-			for _, at := range spread(from, to, each) {
-				a, err1 := mine.At(ctx, tp, at)
-				b, err2 := others.At(ctx, tp, at)
-				if err := errors.Join(err1, err2); err != nil {
-					return err
-				}
-				if a == nil || b == nil { // compacted away, or a control record
-					continue
-				}
-				*n++
-				if fa, fb := record.Fingerprint(a), record.Fingerprint(b); fa != fb {
-					return diverged(&position.Stop{Reason: fmt.Sprintf("partition %s, offset %d is %s on %s and %s on %s (fingerprints %s and %s): they are not copies of each other; whichever was not written by the mirror must be mirrored anew", tp, at, show(a), s.name, show(b), o.name, fa, fb)})
-				}
-			}
-			return nil
-		})
-	}
-	err := eg.Wait()
-	total := 0
-	for _, n := range counts {
-		total += n
-	}
-	return total, err
-}
-
-// spread chooses up to n offsets of [from, to), the last one among them.
-func spread(from, to int64, n int) []int64 {
-	var out []int64
-	for i := range int64(n) {
-		if at := to - 1 - i*max(1, (to-from)/int64(n)); at >= from {
-			out = append(out, at)
-		}
-	}
-	slices.Reverse(out)
-	return out
-}
-
-// first is the source that would be read first, nil if none can be.
+// first is the first source that can be read, nil if none can.
 func (c *check) first() *source {
-	for _, s := range c.sources {
-		if s != nil {
-			return s
+	for _, k := range c.seen {
+		if k.source != nil {
+			return k.source
 		}
 	}
 	return nil
 }
 
-// start tells what a start would do: where the target stands, which source
-// could be read on from there, and where each partition would begin.
-func (c *check) start(ctx context.Context, first *source) {
-	p, err := c.target.Preview(ctx, relay.Query{ClusterID: first.desc.ClusterID, Topics: first.topics, Resume: c.in.conf.resume})
-	c.report.Findings = append(c.report.Findings, p.Found.Findings...)
-	switch {
-	case err != nil:
-		c.report.Add(preflight.Fail, onTarget, "position", "%v", err)
-		return
-	case p.Standing == nil:
-		c.report.Add(preflight.Fail, onStart, "position", "the target cannot take what the routes send it, see above")
+// look tells whether a source can be reached, and of its topics.
+func (c *check) look(ctx context.Context, i int, k *checked) {
+	conn := c.in.conf.sources[i]
+	ctx, cancel := context.WithTimeout(ctx, max(3*c.in.conf.timeout, 3*time.Second))
+	defer cancel()
+	cluster, err := conn.Admin()
+	if err != nil {
+		k.report.Add(preflight.Fail, k.name, "connection", "%v", err)
 		return
 	}
-	for _, s := range c.sources {
-		if s == nil {
+	s := &source{index: i, name: conn.Name, conn: conn, cluster: cluster, committed: c.in.conf.committed}
+	if s.desc, err = cluster.Describe(ctx, c.in.conf.topicNames()...); err != nil {
+		k.report.Add(preflight.Fail, k.name, "connection", "%v", err)
+		cluster.Close()
+		return
+	}
+	k.report.Add(preflight.OK, k.name, "connection", "%s, cluster ID %s", conn.Security(), s.desc.ClusterID)
+	c.topics(ctx, s, k)
+	if !k.report.Failed() {
+		if err := s.look(ctx, c.in.conf); err != nil {
+			k.report.Add(preflight.Fail, k.name, "offsets", "%v", err)
+		}
+	}
+	if k.report.Failed() {
+		cluster.Close()
+		return
+	}
+	k.source = s
+}
+
+func (c *check) topics(ctx context.Context, s *source, k *checked) {
+	var err error
+	if k.configs, err = s.cluster.Configs(ctx, c.in.conf.topicNames()...); err != nil {
+		k.report.Add(preflight.Warn, k.name, "topics", "%v", err)
+	}
+	for _, name := range c.in.conf.topicNames() {
+		t := s.desc.Topics[name]
+		if err := t.Usable(s.name, name); err != nil {
+			k.report.Add(preflight.Fail, k.name, "topic "+name, "%v", err)
 			continue
 		}
-		claims, err := c.claims(ctx, s, p.Standing)
-		if err == nil {
-			c.sizes(s, p)
-			c.ages(ctx, s, p, claims)
-		}
-		c.fits(s, err)
-		if err == nil && c.report.Source == "" {
-			c.report.Source = s.name
-			c.report.Starts = starts(s, p.Standing, claims)
-		}
+		k.report.Add(preflight.OK, k.name, "topic "+name, "%s", k.configs[name].Describe(t.Partitions))
 	}
-	if c.report.Source == "" {
-		c.report.Add(preflight.Fail, onStart, "position", "no source can be read on from where the target stands, see above")
+}
+
+// lookAtTarget tells of the target alone, where no source can be asked.
+func (c *check) lookAtTarget(ctx context.Context) {
+	marks, err := c.target.Marks(ctx, c.in.conf.routes)
+	if err != nil {
+		c.report.Add(preflight.Fail, onTarget, "connection", "%v", err)
 		return
 	}
-	behind := int64(0)
-	for _, st := range c.report.Starts {
-		behind += st.Behind()
+	c.report.Add(preflight.OK, onTarget, "progress", "answers, and holds marks of %d source partitions", len(marks))
+}
+
+// stand asks where the target stands, for each source as a start would, and
+// whether the source can be read on from there. What the relay does meanwhile
+// must not make a source look short: its ends are asked for afterwards.
+func (c *check) stand(ctx context.Context) {
+	told := map[preflight.Finding]bool{}
+	c.each(func(k *checked) {
+		k.preview, k.err = c.target.Preview(ctx, relay.Query{ClusterID: k.source.desc.ClusterID, Topics: k.source.topics, Resume: c.in.conf.resume})
+		for _, f := range k.preview.Found.Findings {
+			if !told[f] {
+				told[f] = true
+				c.report.Findings = append(c.report.Findings, f)
+			}
+		}
+		if k.err == nil && k.preview.Standing == nil {
+			k.err = errors.New("the target cannot take what the routes send it from here, see above")
+		}
+	})
+	if c.alike() {
+		return
 	}
-	c.report.Add(preflight.OK, onStart, "position", "reads %s first, %d offsets of %d partitions are left to relay", c.report.Source, behind, len(c.report.Starts))
+	c.each(func(k *checked) {
+		if k.err == nil {
+			k.source.ends, k.err = k.source.cluster.Offsets(ctx, c.in.conf.end(), k.source.names()...)
+		}
+		if k.err == nil {
+			k.claims, k.fitness, k.err = c.claims(ctx, k.source, k.preview.Standing, false)
+		}
+		if k.err == nil {
+			c.read(ctx, k)
+		}
+		c.sizes(k)
+	})
+}
+
+// alike tells, once, of a reason that keeps every source from being relayed: it
+// lies in the target.
+func (c *check) alike() bool {
+	text := ""
+	for _, k := range c.seen {
+		if k.source == nil {
+			continue
+		}
+		if k.err == nil || (text != "" && text != k.err.Error()) {
+			return false
+		}
+		text = k.err.Error()
+	}
+	c.report.Add(preflight.Fail, onTarget, "position", "%s", text)
+	return true
 }
 
 // claims is where each partition would begin on s, and the outcome of the
 // examination that a start makes of it.
-func (c *check) claims(ctx context.Context, s *source, st *relay.Standing) ([]claim, error) {
-	mine := *st
-	mine.Parts = slices.Clone(st.Parts)
-	for i := range mine.Parts {
-		mine.Parts[i].Evidence.Source = s.id(mine.Parts[i].Part.Source.Topic)
-	}
-	r := resolver{in: c.in, source: s, target: c.target, standing: &mine}
+func (c *check) claims(ctx context.Context, s *source, st *relay.Standing, skip bool) ([]claim, fitness, error) {
+	r := resolver{in: c.in, source: s, target: c.target, standing: st}
 	claims, err := r.resolve(ctx)
 	if err != nil {
-		return nil, r.explain(err)
+		return nil, fitness{}, r.explain(err)
 	}
-	if c.in.conf.skipGaps {
-		s.skipGaps(claims)
-	}
-	unverified, err := s.examine(ctx, claims)
+	f, err := c.in.fitness(ctx, s, claims, skip)
 	if err != nil {
-		return nil, r.explain(err)
+		return claims, f, r.explain(err)
 	}
-	if len(unverified) > 0 {
-		level := preflight.Warn
-		if !c.in.conf.trustUnverified {
-			level = preflight.Fail
-		}
-		c.report.Add(level, s.name, "position", "no record relayed before is left to compare it with, in %d partitions, %s among them (on_unverified)", len(unverified), unverified[0])
-	}
-	return claims, nil
+	return claims, f, nil
 }
 
-// fits tells whether a source can be read on from where the target stands.
-func (c *check) fits(s *source, err error) {
-	level := preflight.Fail
-	var u *unfit
-	switch {
-	case err == nil:
-		c.report.Add(preflight.OK, s.name, "position", "can be read on from where the target stands")
-		return
-	case errors.As(err, &u) && u.state == pool.Short:
-		level = preflight.Warn // it may catch up
+// start tells of each source whether it can be read on, and what a start would
+// do.
+func (c *check) start() {
+	var chosen *checked
+	c.each(func(k *checked) {
+		switch u := (*unfit)(nil); {
+		case k.err == nil:
+			c.conditions(k)
+			if chosen == nil {
+				chosen = k
+			}
+		case errors.As(k.err, &u) && (u.state == pool.Short || (u.state == pool.Trimmed && c.in.conf.skipGaps)):
+			c.report.Add(preflight.Warn, k.name, "position", "%v", k.err) // it may catch up; or on_gap decides
+		default:
+			c.report.Add(preflight.Fail, k.name, "position", "%v", k.err)
+		}
+	})
+	if chosen == nil {
+		chosen = c.skipping()
 	}
-	c.report.Add(level, s.name, "position", "%v", err)
+	if chosen == nil {
+		c.report.Add(preflight.Fail, onStart, "position", "no source can be read on from where the target stands, see above")
+		return
+	}
+	c.lagging(chosen)
+	c.report.Source = chosen.name
+	behind := int64(0)
+	for i, cl := range chosen.claims {
+		part := chosen.preview.Standing.Parts[i].Part
+		c.report.Starts = append(c.report.Starts, preflight.Start{
+			Partition: cl.tp.String(), Target: targetName(chosen.preview.Standing, part),
+			Offset: cl.next, LogStart: chosen.source.starts[cl.tp], LogEnd: chosen.source.ends[cl.tp], Why: cl.why,
+		})
+		behind += c.report.Starts[i].Behind()
+	}
+	which := "reads " + chosen.name + " first"
+	if c.in.conf.randomFirst {
+		which = "reads " + chosen.name + " or another one first (initial_source: random)"
+	}
+	c.report.Add(preflight.OK, onStart, "position", "%s, %d offsets of %d partitions are left to relay", which, behind, len(c.report.Starts))
+}
+
+// conditions tells under which a source can be read on.
+func (c *check) conditions(k *checked) {
+	if k.fitness.ignored != nil {
+		c.report.Add(preflight.Warn, k.name, "position", "on_divergence: ignore: %v", k.fitness.ignored)
+	}
+	if len(k.fitness.unverified) > 0 {
+		c.report.Add(preflight.Warn, k.name, "position", "%s (on_unverified: continue)", k.source.unverified(k.fitness.unverified))
+	}
+	c.report.Add(preflight.OK, k.name, "position", "can be read on from where the target stands")
+}
+
+// skipping is the source that on_gap: skip goes on with, once every one has lost
+// records: the one that loses least.
+func (c *check) skipping() *checked {
+	if !c.in.conf.skipGaps {
+		return nil
+	}
+	var best *checked
+	least := int64(0)
+	for _, k := range c.seen {
+		var u *unfit
+		if k.source == nil || !errors.As(k.err, &u) || (u.state != pool.Trimmed && u.state != pool.Diverged) {
+			return nil // it may have them
+		}
+		if u.state == pool.Trimmed && (best == nil || u.lost < least) {
+			best, least = k, u.lost
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	for _, g := range best.source.skipGaps(best.claims) {
+		c.report.Add(preflight.Warn, onStart, "gap", "on_gap: skip would leave out offsets %d to %d of partition %s, which every source has lost", g.from, g.to-1, best.claims[g.claim].tp)
+	}
+	return best
+}
+
+// lagging tells if the pool would soon leave the source for one that is ahead.
+func (c *check) lagging(chosen *checked) {
+	threshold := c.in.conf.health.LagThreshold
+	if threshold == 0 {
+		return
+	}
+	c.each(func(k *checked) {
+		lag := int64(0)
+		for tp, end := range k.source.ends {
+			lag += max(0, end-chosen.source.ends[tp])
+		}
+		if lag > threshold {
+			c.report.Add(preflight.Warn, chosen.name, "lag", "is %d records behind %s, more than lag_threshold: that one would be read instead", lag, k.name)
+		}
+	})
 }
 
 // sizes tells of records that the source may hold and the target would refuse.
-func (c *check) sizes(s *source, p *relay.Preview) {
-	for _, t := range s.topics {
-		from, to := c.configs[s.index][t.Route.Source], p.Topics[t.Route.Target]
-		most := p.MaxMessageBytes
+func (c *check) sizes(k *checked) {
+	for _, t := range k.source.topics {
+		from, to := k.configs[t.Route.Source], k.preview.Topics[t.Route.Target]
+		most := k.preview.MaxMessageBytes
 		if to.Known {
 			most = min(most, to.MaxMessageBytes)
 		}
 		// The brokers' default is 12 bytes above that of clients: both 1 MiB.
-		if from.Known && from.MaxMessageBytes > most+64 {
+		if from.Known && most > 0 && from.MaxMessageBytes > most+64 {
 			c.report.Add(preflight.Warn, onTarget, "topic "+t.Route.Target, "source %s takes batches of up to %s, the target and max_message_bytes %s: a larger record would be refused, and on_error decides; raise both for records near the limit",
-				s.name, humanize.IBytes(uint64(from.MaxMessageBytes)), humanize.IBytes(uint64(most)))
+				k.name, humanize.IBytes(uint64(from.MaxMessageBytes)), humanize.IBytes(uint64(most)))
 		}
 	}
 }
 
-// ages compares the oldest record to be relayed with what each side keeps.
-func (c *check) ages(ctx context.Context, s *source, p *relay.Preview, claims []claim) {
+const (
+	// readTimeout bounds the reading of one record of each partition.
+	readTimeout = 5 * time.Second
+	// readAtMost bounds the partitions of which a record is read.
+	readAtMost = 256
+)
+
+// read reads the next record of each partition, or the last where none is next:
+// describing may be allowed where reading is not. It compares ages with what each
+// side keeps.
+func (c *check) read(ctx context.Context, k *checked) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	var mu sync.Mutex
 	oldest := map[string]time.Time{} // by source topic
-	reader := s.reader()
-	for _, cl := range claims[:min(len(claims), agreeSamples)] {
-		if cl.next >= s.ends[cl.tp] {
-			continue
+	reader := k.source.reader()
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.SetLimit(samplesAtOnce)
+	for _, cl := range k.claims[:min(len(k.claims), readAtMost)] {
+		at, end := cl.next, k.source.ends[cl.tp]
+		if at >= end {
+			at = max(k.source.starts[cl.tp], end-1)
 		}
-		chunk, err := reader.Glance(ctx, cl.tp, cl.next)
-		if err != nil || len(chunk.Records) == 0 {
-			continue
+		if at >= end {
+			continue // empty
 		}
-		if at, ok := oldest[cl.tp.Topic]; !ok || chunk.Records[0].Timestamp.Before(at) {
-			oldest[cl.tp.Topic] = chunk.Records[0].Timestamp
-		}
+		eg.Go(func() error {
+			chunk, err := reader.Glance(ctx, cl.tp, at)
+			if err != nil || len(chunk.Records) == 0 || at != cl.next {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if was, ok := oldest[cl.tp.Topic]; !ok || chunk.Records[0].Timestamp.Before(was) {
+				oldest[cl.tp.Topic] = chunk.Records[0].Timestamp
+			}
+			return nil
+		})
 	}
-	for _, t := range s.topics {
-		at, ok := oldest[t.Route.Source]
-		if !ok {
-			continue
-		}
-		age := time.Since(at)
-		if keep, ok := p.Topics[t.Route.Target].Expires(); ok && age > keep && !p.Topics[t.Route.Target].LogAppendTime {
-			c.report.Add(preflight.Warn, onTarget, "topic "+t.Route.Target, "the next record of %s is %s old and the target keeps %s: Kafka deletes records by their own timestamps, so it would be gone at once; raise retention.ms", t.Route.Source, kafka.Age(age), kafka.Age(keep))
-		}
-		if keep, ok := c.configs[s.index][t.Route.Source].Expires(); ok && age > keep*3/4 {
-			c.report.Add(preflight.Warn, s.name, "topic "+t.Route.Source, "the next record to relay is %s old and the source keeps %s: start soon, or raise retention.ms", kafka.Age(age), kafka.Age(keep))
+	if err := eg.Wait(); err != nil {
+		k.err = fmt.Errorf("cannot be read: %w", err)
+		return
+	}
+	for _, t := range k.source.topics {
+		if at, ok := oldest[t.Route.Source]; ok {
+			c.age(k, t.Route, time.Since(at))
 		}
 	}
 }
 
-func starts(s *source, st *relay.Standing, claims []claim) []preflight.Start {
-	out := make([]preflight.Start, len(claims))
-	for i, cl := range claims {
-		out[i] = preflight.Start{Partition: cl.tp.String(), Target: targetName(st, st.Parts[i].Part), Offset: cl.next, LogStart: s.starts[cl.tp], LogEnd: s.ends[cl.tp], Why: cl.why}
+// age compares the age of the next record to relay with what each side keeps.
+func (c *check) age(k *checked, r relay.Route, age time.Duration) {
+	target := k.preview.Topics[r.Target]
+	if keep, ok := target.Expires(); ok && age > keep && !target.LogAppendTime {
+		c.report.Add(preflight.Warn, onTarget, "topic "+r.Target, "the next record of %s is %s old and the target keeps %s: Kafka deletes records by their own timestamps, so it would be gone at once; raise retention.ms", r.Source, kafka.Age(age), kafka.Age(keep))
 	}
-	return out
+	if keep, ok := k.configs[r.Source].Expires(); ok && age > keep*3/4 {
+		c.report.Add(preflight.Warn, k.name, "topic "+r.Source, "the next record to relay is %s old and the source keeps %s: start soon, or raise retention.ms", kafka.Age(age), kafka.Age(keep))
+	}
 }
 
 // ConnectionTest says of every source what Check finds: that it can be reached,

@@ -180,40 +180,59 @@ func (in *Input) arrived(c choice) {
 	in.last, in.cause = c.To, nil
 }
 
-// trusts applies on_unverified to what an examination could not compare.
-func (in *Input) trusts(s *source, unverified []position.TP) error {
-	if len(unverified) == 0 {
-		return nil
-	}
-	text := fmt.Sprintf("no record relayed before is left on source %s to compare it with, in %d partitions, %s among them", s.name, len(unverified), unverified[0])
-	if !in.conf.trustUnverified {
-		return diverged(&position.Stop{Reason: text + " (on_unverified: stop)", Cure: "compare source and target, then set on_unverified: continue"})
-	}
-	in.log.With("source", s.name, "partition", unverified[0].String()).Warn(text + "; it is followed unverified")
-	return nil
+// fitness is what an examination allows, and on which conditions.
+type fitness struct {
+	// gaps are what on_gap: skip leaves out.
+	gaps []gap
+	// ignored is a difference that on_divergence: ignore passes over.
+	ignored error
+	// unverified are partitions that on_unverified: continue follows though
+	// nothing is left to compare.
+	unverified []position.TP
 }
 
-// fit examines a source and applies on_divergence, on_unverified and on_gap.
-// With skip, claims move past what the source has lost, which is returned.
-func (in *Input) fit(ctx context.Context, s *source, claims []claim, skip bool) ([]gap, error) {
-	var gaps []gap
+// fitness examines a source and applies on_divergence, on_unverified and
+// on_gap. With skip, claims move past what the source has lost.
+func (in *Input) fitness(ctx context.Context, s *source, claims []claim, skip bool) (f fitness, err error) {
 	if skip {
-		gaps = s.skipGaps(claims)
+		f.gaps = s.skipGaps(claims)
 	}
 	unverified, err := s.examine(ctx, claims)
-	if u := (*unfit)(nil); err != nil && !errors.As(err, &u) {
-		err = askError{err}
-	}
-	if u := (*unfit)(nil); in.conf.trustDiverged && errors.As(err, &u) && u.state == pool.Diverged {
-		in.log.With("source", s.name).Warnf("on_divergence: ignore: %s", u.stop.Reason)
+	u := (*unfit)(nil)
+	switch {
+	case err != nil && !errors.As(err, &u):
+		return f, askError{err}
+	case u != nil && u.state == pool.Diverged && in.conf.trustDiverged:
+		f.ignored = err
 		unverified, err = nil, s.reaches(claims)
 	}
-	if err == nil {
-		err = in.trusts(s, slices.DeleteFunc(unverified, func(tp position.TP) bool { // nothing can be left there
-			return slices.ContainsFunc(gaps, func(g gap) bool { return claims[g.claim].tp == tp })
-		}))
+	if err != nil {
+		return f, err
 	}
-	return gaps, err
+	f.unverified = slices.DeleteFunc(unverified, func(tp position.TP) bool { // nothing can be left there
+		return slices.ContainsFunc(f.gaps, func(g gap) bool { return claims[g.claim].tp == tp })
+	})
+	if len(f.unverified) > 0 && !in.conf.trustUnverified {
+		return f, diverged(&position.Stop{Reason: s.unverified(f.unverified) + " (on_unverified: stop)", Cure: "compare source and target, then set on_unverified: continue"})
+	}
+	return f, nil
+}
+
+func (s *source) unverified(tps []position.TP) string {
+	return fmt.Sprintf("no record relayed before is left on source %s to compare it with, in %d partitions, %s among them", s.name, len(tps), tps[0])
+}
+
+// fit examines a source to be read, logs on which conditions it is, and returns
+// what is lost by it.
+func (in *Input) fit(ctx context.Context, s *source, claims []claim, skip bool) ([]gap, error) {
+	f, err := in.fitness(ctx, s, claims, skip)
+	if f.ignored != nil {
+		in.log.With("source", s.name).Warnf("on_divergence: ignore: %v", f.ignored)
+	}
+	if err == nil && len(f.unverified) > 0 {
+		in.log.With("source", s.name, "partition", f.unverified[0].String()).Warn(s.unverified(f.unverified) + "; it is followed unverified")
+	}
+	return f.gaps, err
 }
 
 // lose logs and counts what on_gap: skip leaves out.

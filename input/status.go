@@ -3,12 +3,14 @@ package input
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/preflight"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
@@ -41,9 +43,10 @@ type PartitionStatus struct {
 	// Position is the next source offset to relay as of the last mark, which a
 	// running relay writes once a second; -1 if the target has none.
 	Position int64 `json:"position"`
-	// End is the end of the partition in the source that is ahead.
+	// End is the end of the partition in the source that is ahead; -1 if no
+	// source can be asked.
 	End int64 `json:"end"`
-	// Lag is how many offsets are left to relay.
+	// Lag is how many offsets are left to relay, -1 as End.
 	Lag int64 `json:"lag"`
 }
 
@@ -57,92 +60,192 @@ func (s *Status) Bad() bool {
 	return true
 }
 
+// look is one look at everything.
+type look struct {
+	in      *Input
+	status  *Status
+	sources []*source // nil for one that cannot be read
+	best    pool.Ends // the ends of the source that is ahead, by partition
+}
+
 // Status takes one look at every source and the target. It changes nothing.
 func (in *Input) Status(ctx context.Context, target relay.Target) *Status {
-	sources := make([]*source, len(in.conf.sources))
-	st := &Status{Sources: make([]SourceStatus, len(sources))}
+	l := &look{in: &Input{conf: in.conf, log: in.log}, status: &Status{}, sources: make([]*source, len(in.conf.sources))}
+	l.status.Sources = make([]SourceStatus, len(l.sources))
 	var all errgroup.Group
 	for i, conn := range in.conf.sources {
-		st.Sources[i] = SourceStatus{Name: conn.Name, State: pool.Unhealthy.String(), Weight: -1}
+		l.status.Sources[i] = SourceStatus{Name: conn.Name, State: pool.Unhealthy.String(), Weight: -1}
 		all.Go(func() (err error) {
-			ctx, cancel := context.WithTimeout(ctx, max(3*in.conf.timeout, 3*time.Second))
+			ctx, cancel := l.deadline(ctx)
 			defer cancel()
-			if sources[i], err = openSource(ctx, in.conf, i, conn); err != nil {
-				st.Sources[i].Reason = err.Error()
+			if l.sources[i], err = openSource(ctx, l.in.conf, i, conn); err != nil {
+				l.status.Sources[i].Reason = err.Error()
 			}
 			return nil
 		})
 	}
 	_ = all.Wait()
-	best := pool.Ends{}
-	var first *source
-	for i, s := range sources {
+	for _, s := range l.sources {
+		if s != nil {
+			defer s.close()
+		}
+	}
+	st, err := l.standing(ctx, target)
+	if err != nil {
+		l.status.Target = err.Error()
+	}
+	l.ends(ctx) // after the marks: what is relayed meanwhile must not seem to lack in a source
+	l.weigh()
+	if st != nil {
+		l.partitions(st)
+		l.fit(st)
+	}
+	return l.status
+}
+
+func (l *look) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, max(3*l.in.conf.timeout, 3*time.Second))
+}
+
+// standing asks for the marks, for as many partitions as any source has. With
+// no source to ask, the marks alone make up the status.
+func (l *look) standing(ctx context.Context, target relay.Target) (*relay.Standing, error) {
+	q := relay.Query{Resume: l.in.conf.resume, MarksOnly: true}
+	for _, s := range l.sources {
 		if s == nil {
 			continue
 		}
-		defer s.close()
-		if first == nil {
-			first = s
+		if q.Topics == nil {
+			q.ClusterID, q.Topics = s.desc.ClusterID, slices.Clone(s.topics)
 		}
-		st.Sources[i].State, st.Sources[i].Weight = pool.Healthy.String(), pool.Ends(s.ends).Sum()
-		for tp, end := range s.ends {
-			best[tp] = max(best[tp], end)
-		}
-	}
-	for i, s := range sources {
-		if s != nil {
-			for tp, end := range best {
-				st.Sources[i].Lag += end - s.ends[tp]
+		for i, t := range s.topics {
+			if t.Partitions > q.Topics[i].Partitions {
+				q.Topics[i] = t
 			}
 		}
 	}
-	if first != nil {
-		in.standing(ctx, st, target, first, sources, best)
+	if q.Topics == nil {
+		marks, err := target.Marks(ctx, l.in.conf.routes)
+		for _, m := range marks {
+			l.status.Partitions = append(l.status.Partitions, PartitionStatus{Partition: m.Source.String(), Target: m.Route.Target, Position: m.Next, End: -1, Lag: -1})
+		}
+		return nil, err
 	}
-	return st
-}
-
-// standing adds where the target stands, and which sources can be read on from
-// there.
-func (in *Input) standing(ctx context.Context, st *Status, target relay.Target, first *source, sources []*source, best pool.Ends) {
-	p, err := target.Preview(ctx, relay.Query{ClusterID: first.desc.ClusterID, Topics: first.topics, Resume: in.conf.resume, MarksOnly: true})
+	p, err := target.Preview(ctx, q)
 	for _, f := range p.Found.Findings {
-		if f.Level == "fail" && err == nil {
+		if f.Level == preflight.Fail && err == nil {
 			err = errors.New(f.Text)
 		}
 	}
-	if err != nil {
-		st.Target = err.Error()
-		return
-	}
-	var claims []claim
-	active := position.SourceID{}
-	for _, ps := range p.Standing.Parts {
-		tp := ps.Part.Source
-		part := PartitionStatus{Partition: tp.String(), Target: targetName(p.Standing, ps.Part), Position: -1, End: best[tp], Lag: best[tp] - first.starts[tp]}
-		switch m := ps.Evidence.Mark; {
-		case m != nil:
-			part.Position = m.Next
-			if n := len(m.Sources); n > 0 {
-				active = m.Sources[n-1]
-			}
-		case in.conf.resume == position.ResumeWatermark:
-			part.Position = ps.Evidence.Targets[0].End
-		}
-		if part.Position >= 0 {
-			part.Lag = max(0, best[tp]-part.Position)
-			claims = append(claims, claim{tp: tp, next: part.Position})
-		}
-		st.Partitions = append(st.Partitions, part)
-	}
-	for i, s := range sources {
+	return p.Standing, err
+}
+
+// ends asks the sources for their ends again.
+func (l *look) ends(ctx context.Context) {
+	var all errgroup.Group
+	for i, s := range l.sources {
 		if s == nil {
 			continue
 		}
-		st.Sources[i].Active = active.ClusterID != "" && s.desc.ClusterID == active.ClusterID
+		all.Go(func() error {
+			ctx, cancel := l.deadline(ctx)
+			defer cancel()
+			if ends, err := s.cluster.Offsets(ctx, l.in.conf.end(), s.names()...); err != nil {
+				l.status.Sources[i].Reason = err.Error()
+			} else {
+				s.ends = ends
+				l.status.Sources[i].State, l.status.Sources[i].Weight = pool.Healthy.String(), pool.Ends(ends).Sum()
+			}
+			return nil
+		})
+	}
+	_ = all.Wait()
+}
+
+// weigh finds the best ends, and how far each source is behind them.
+func (l *look) weigh() {
+	l.best = pool.Ends{}
+	for _, s := range l.sources {
+		if s != nil {
+			for tp, end := range s.ends {
+				l.best[tp] = max(l.best[tp], end)
+			}
+		}
+	}
+	for i, s := range l.sources {
+		if s != nil {
+			for tp, end := range l.best {
+				l.status.Sources[i].Lag += end - s.ends[tp]
+			}
+		}
+	}
+}
+
+// partitions tells how far each one has come.
+func (l *look) partitions(st *relay.Standing) {
+	for _, ps := range st.Parts {
+		tp := ps.Part.Source
+		p := PartitionStatus{Partition: tp.String(), Target: targetName(st, ps.Part), Position: positionOf(ps, l.in.conf.resume), End: l.best[tp]}
+		from := p.Position
+		if from < 0 {
+			from = l.start(tp)
+		}
+		p.Lag = max(0, p.End-from)
+		l.status.Partitions = append(l.status.Partitions, p)
+	}
+}
+
+// positionOf is the next source offset to relay of one partition, -1 if the
+// target does not tell.
+func positionOf(ps relay.PartStanding, resume position.Resume) int64 {
+	switch {
+	case ps.Evidence.Mark != nil:
+		return ps.Evidence.Mark.Next
+	case resume == position.ResumeWatermark:
+		return ps.Evidence.Targets[0].End
+	}
+	return -1
+}
+
+// start is the lowest log start of a partition.
+func (l *look) start(tp position.TP) int64 {
+	lowest := l.best[tp]
+	for _, s := range l.sources {
+		if s != nil {
+			if start, ok := s.starts[tp]; ok {
+				lowest = min(lowest, start)
+			}
+		}
+	}
+	return lowest
+}
+
+// fit tells which source was read last, and which cannot be read on from where
+// the target stands.
+func (l *look) fit(st *relay.Standing) {
+	var claims []claim
+	var active position.SourceID
+	latest := int64(-1)
+	for _, ps := range st.Parts {
+		if next := positionOf(ps, l.in.conf.resume); next >= 0 {
+			claims = append(claims, claim{tp: ps.Part.Source, next: next})
+		}
+		if m := ps.Evidence.Mark; m != nil && len(m.Sources) > 0 && ps.Evidence.MarkOffset > latest {
+			active, latest = m.Sources[len(m.Sources)-1], ps.Evidence.MarkOffset
+		}
+	}
+	for i, s := range l.sources {
+		if s == nil {
+			continue
+		}
+		status := &l.status.Sources[i]
+		status.Active = active.ClusterID != "" && s.desc.ClusterID == active.ClusterID
 		var u *unfit
-		if err := s.reaches(claims); errors.As(err, &u) {
-			st.Sources[i].State, st.Sources[i].Weight, st.Sources[i].Reason = u.state.String(), -1, u.stop.Reason
+		switch err := s.reaches(claims); {
+		case s.desc.ClusterID != "" && s.desc.ClusterID == st.ClusterID:
+			status.State, status.Weight, status.Reason = pool.Diverged.String(), -1, relay.IsSource(st.ClusterID).Error()
+		case errors.As(err, &u):
+			status.State, status.Weight, status.Reason = u.state.String(), -1, u.stop.Reason
 		}
 	}
 }

@@ -1,13 +1,16 @@
 package output
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/dustin/go-humanize"
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/position/progress"
 	"github.com/kafka-failover/kafka-failover/internal/preflight"
@@ -39,9 +42,9 @@ func (o *Output) Preview(ctx context.Context, q relay.Query) (*relay.Preview, er
 	if err := p.each(ctx, p.introduce, p.checkTopics); err != nil || p.Found.Failed() {
 		return p.Preview, err
 	}
-	steps := []func(context.Context) error{p.layOut, p.loadMarks, p.listOffsets, p.gather}
-	if !q.MarksOnly {
-		steps = append(steps, p.readSuffix)
+	steps := []func(context.Context) error{p.layOut, p.loadMarks, p.listOffsets, p.gather, p.readSuffix}
+	if q.MarksOnly {
+		steps = []func(context.Context) error{p.layOut, p.loadMarks, p.listEnds, p.gather}
 	}
 	if err := p.each(ctx, steps...); err != nil {
 		return p.Preview, o.Explain(err, p.keys)
@@ -57,7 +60,17 @@ func (p *preview) introduce(ctx context.Context) (err error) {
 	}
 	conn := p.out.conf.conn
 	p.Found.Add(preflight.OK, onTarget, "connection", "%s, cluster ID %s", conn.Security(), p.desc.ClusterID)
-	p.Topics, err = p.cluster.Configs(ctx, p.topics()...)
+	if !p.query.MarksOnly {
+		p.Topics, err = p.cluster.Configs(ctx, p.topics()...)
+	}
+	return err
+}
+
+// listEnds lists the ends as they are, open transactions or not.
+func (p *preview) listEnds(ctx context.Context) (err error) {
+	if p.starts, err = p.cluster.Offsets(ctx, kafka.LogStart, p.topics()...); err == nil {
+		p.ends, err = p.cluster.Offsets(ctx, kafka.HighWatermark, p.topics()...)
+	}
 	return err
 }
 
@@ -102,7 +115,12 @@ func (p *preview) loadMarks(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := p.readMarks(ctx); err != nil {
+	if p.query.MarksOnly {
+		p.marks, err = p.progress.Load(ctx)
+	} else {
+		err = p.readMarks(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	marked := 0
@@ -113,6 +131,46 @@ func (p *preview) loadMarks(ctx context.Context) (err error) {
 	}
 	p.Found.Add(preflight.OK, onTarget, "progress", "topic %s holds marks of %d of %d source partitions under relay_id %s", name, marked, len(p.keys), p.standing.RelayID)
 	return nil
+}
+
+// Marks implements relay.Target.
+func (o *Output) Marks(ctx context.Context, routes []relay.Route) ([]relay.MarkedPart, error) {
+	c, err := o.conf.conn.Admin()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	d, err := c.Describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t, err := progress.Open(ctx, c, o.conf.progressTopic, 0, false)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	marks, err := t.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id := o.conf.relayID
+	if id == "" {
+		id = d.ClusterID
+	}
+	var out []relay.MarkedPart
+	for k, e := range marks {
+		for _, r := range routes {
+			if k.RelayID == id && k.Source.Topic == r.Source && k.Target == r.Target {
+				out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: e.Mark.Next})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b relay.MarkedPart) int {
+		return cmp.Or(cmp.Compare(a.Source.Topic, b.Source.Topic), cmp.Compare(a.Source.Partition, b.Source.Partition))
+	})
+	return out, nil
 }
 
 // ConnectionTest tells whether the target can be reached, and whether its

@@ -377,7 +377,7 @@ func (b *bearing) gather(context.Context) error {
 		}
 		if m, ok := b.marks[e.Key]; ok {
 			mark := m.Mark
-			e.Mark = &mark
+			e.Mark, e.MarkOffset = &mark, m.Offset
 			ps.Part.Sources = position.Remember(mark.Sources, ps.Part.Sources[0])
 			for p := range mark.Covered {
 				e.Marked = append(e.Marked, b.logOf(position.TP{Topic: e.Key.Target, Partition: p}))

@@ -17,7 +17,7 @@ func checkCommand() *cli.Command {
 it finds: whether they can be reached, their topics and settings, whether the
 sources hold the same records (sampled), where the target stands and where each
 partition would begin. It writes nothing anywhere. The exit code is 1 if
-anything would keep the relay from running.
+anything would keep the relay from running, now or once it has to switch.
 
   kafka-failover check ./relay.yaml`,
 		ArgsUsage: "CONFIG",

@@ -116,16 +116,17 @@ func printStatus(s *input.Status) {
 	say("\n")
 	t = newTable("source partition", "target partition", "position", "source end", "lag")
 	left := int64(0)
+	known := func(n int64, otherwise string) string {
+		if n < 0 {
+			return otherwise
+		}
+		return fmt.Sprint(n)
+	}
 	for i, p := range s.Partitions {
-		left += p.Lag
-		if i >= mostRows {
-			continue
+		left += max(0, p.Lag)
+		if i < mostRows {
+			t.AppendRow(table.Row{p.Partition, p.Target, known(p.Position, "none yet"), known(p.End, "unknown"), known(p.Lag, "unknown")})
 		}
-		position := fmt.Sprint(p.Position)
-		if p.Position < 0 {
-			position = "none yet"
-		}
-		t.AppendRow(table.Row{p.Partition, p.Target, position, p.End, p.Lag})
 	}
 	if n := len(s.Partitions) - mostRows; n > 0 {
 		t.AppendRow(table.Row{fmt.Sprintf("and %d more", n)})

@@ -5,6 +5,7 @@ package convert
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,9 +109,7 @@ func (c *conversion) input() {
 	pool := c.root.table("source_pool")
 	c.sources()
 	c.topics()
-	if start := pool.text("initial_offset"); start != "" {
-		c.line(2, "start_offset: "+c.choice(pool.key("initial_offset"), start, map[string]string{"start": "earliest", "end": "latest"}), "for partitions the target holds nothing of")
-	}
+	c.dropSet(pool, "initial_offset", "kaf-relay does not read it, and begins an empty target at offset 0, as start_offset: earliest does; latest is the other choice")
 	if c.o.StopAtEnd {
 		c.line(2, "stop_at_end: true", "")
 	}
@@ -134,7 +133,6 @@ func (c *conversion) sources() {
 		sources = sources[:1]
 	}
 	c.line(2, "sources:", "")
-	wait := time.Duration(0)
 	for i, s := range sources {
 		name := s.text("name")
 		if name == "" {
@@ -147,46 +145,41 @@ func (c *conversion) sources() {
 		}
 		c.line(4, "seed_brokers: "+quoteAll(servers), "")
 		c.security(s)
-		c.dropSet(s, "session_timeout", "no consumer group is used")
+		c.dropSet(s, "session_timeout", "health.timeout bounds what a source may take to answer")
+		c.dropSet(s, "max_wait_time", "kaf-relay does not read it; fetch_max_wait is 100ms")
 		c.dropSet(s, "max_failovers", "kaf-relay does not read it; retry.max_retries bounds attempts")
 		c.dropSet(s, "enable_log", "logger.level: DEBUG shows the Kafka clients' log")
-		if w := s.text("max_wait_time"); w != "" {
-			wait = max(wait, c.duration(s.key("max_wait_time"), w))
-		}
 		c.dropRest(s)
-	}
-	if wait > 0 {
-		c.line(2, fmt.Sprintf("fetch_max_wait: %s", max(wait, leastWait)), "")
 	}
 }
 
-// leastWait is the least that the Kafka client takes.
-const leastWait = 10 * time.Millisecond
-
 func (c *conversion) topics() {
-	routes := c.o.Topics
+	routes := map[string]string{} // by source topic, as kaf-relay lays --topic over the files
 	for _, t := range c.root.tables("topics") {
 		for _, name := range t.names() {
-			if target := t.text(name); len(c.o.Topics) == 0 {
-				routes = append(routes, name+":"+target)
-			}
+			routes[name] = name + ":" + t.text(name)
 		}
+	}
+	for _, r := range c.o.Topics {
+		name, _, _ := strings.Cut(r, ":")
+		routes[name] = r
 	}
 	if len(routes) == 0 {
 		c.fail("the configuration has no [topics]")
 		return
 	}
 	c.line(2, "topics:", "")
-	for _, r := range routes {
+	for _, name := range slices.Sorted(maps.Keys(routes)) {
+		r := routes[name]
 		f := strings.Split(r, ":")
 		if len(f) == 2 {
 			if f[0] == f[1] {
 				r = f[0]
 			}
-			c.line(3, "- "+r, fmt.Sprintf("each partition into its own; kaf-relay v1.4.0 wrote all into partition 0: %s:0 goes on like that", strings.Join(f, ":")))
+			c.line(3, "- "+quote(r), fmt.Sprintf("each partition into its own; kaf-relay v1.4.0 wrote all into partition 0: %s:0 goes on like that", strings.Join(f, ":")))
 			continue
 		}
-		c.line(3, "- "+r, "")
+		c.line(3, "- "+quote(r), "")
 	}
 }
 
@@ -221,7 +214,7 @@ func (c *conversion) retry(pool *section) {
 		c.line(3, "max_retries: "+most, "")
 	}
 	if !on {
-		high = low
+		low, high = "1s", "1s" // what kaf-relay waits then
 	}
 	if low != "" {
 		c.line(3, "initial_interval: "+low, "")
@@ -302,7 +295,7 @@ func (c *conversion) output() {
 	}
 	c.line(2, "timestamp_header: _t", "kaf-relay writes it always; leave it out if nobody reads it")
 	c.dropSet(t, "name", "the target needs no name")
-	c.dropSet(t, "session_timeout", "no consumer group is used")
+	c.dropSet(t, "session_timeout", "kaf-relay gives a write up after it; a target that is slow or down is waited for")
 	c.dropSet(t, "enable_log", "logger.level: DEBUG shows the Kafka clients' log")
 	c.dropSet(t, "max_retries", "a target that is down is waited for, in order and without limit")
 	for _, name := range []string{"backoff_enable", "backoff_min", "backoff_max", "request_timeout"} {
@@ -316,16 +309,21 @@ func (c *conversion) output() {
 
 // promises maps acknowledgement and idempotence, of which one needs the other.
 func (c *conversion) promises(t *section) {
+	_, set := t.values["enable_idempotency"]
 	ack, idempotent := t.text("commit_ack_type"), t.is("enable_idempotency")
 	acks := "all"
-	if ack != "" {
-		acks = c.choice(t.key("commit_ack_type"), ack, map[string]string{"tcp": "none", "leader": "leader", "cluster": "all", "default": "all"})
+	switch ack { // anything else is all to kaf-relay too
+	case "tcp":
+		acks = "none"
+	case "leader":
+		acks = "leader"
 	}
 	switch {
 	case idempotent && acks != "all":
 		c.drop(t.key("commit_ack_type"), fmt.Sprintf("%q together with enable_idempotency, which needs acks: all", ack))
-	case idempotent || acks == "all":
-		return // the default
+	case acks == "all" && set && !idempotent:
+		c.drop(t.key("enable_idempotency"), "idempotent writes cost nothing; idempotent_write: false would turn them off")
+	case idempotent || acks == "all": // the default
 	default:
 		c.line(2, "acks: "+acks, "gives up the promise that nothing is lost; leave both lines out to have it")
 		c.line(2, "idempotent_write: false", "")
@@ -352,15 +350,6 @@ func (c *conversion) app() {
 		c.line(0, "logger:", "")
 		c.line(1, "level: "+strings.ToUpper(level), "")
 	}
-}
-
-// choice maps a value that has a fixed set of them.
-func (c *conversion) choice(key, value string, to map[string]string) string {
-	v, ok := to[value]
-	if !ok {
-		c.fail("%s is %q, which kaf-relay v1.4.0 does not know", key, value)
-	}
-	return v
 }
 
 func (c *conversion) duration(key, value string) time.Duration {

@@ -3,6 +3,7 @@ package convert
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -73,9 +74,9 @@ func (s *section) text(name string) string {
 }
 
 func (s *section) is(name string) bool {
-	v, _ := s.take(name)
-	b, _ := v.(bool)
-	return b
+	v, ok := s.take(name)
+	b, err := strconv.ParseBool(fmt.Sprint(v)) // "true" and 1 too, as kaf-relay reads them
+	return ok && err == nil && b
 }
 
 func (s *section) list(name string) []string {

@@ -63,9 +63,10 @@ type demo struct {
 	out           io.Writer
 	dc1, dc2, tgt *broker
 	began         time.Time
-	killed        time.Time
-	switched      atomic.Int64 // when, in nanoseconds behind killed
+	killed        atomic.Int64 // when, in nanoseconds behind began; 0 before
+	switched      atomic.Int64 // when reading went on after that
 	reading       atomic.Value // the source that is read, a string
+	left          *broker      // the one that was not killed
 }
 
 func (d *demo) say(format string, args ...any) { _, _ = fmt.Fprintf(d.out, format+"\n", args...) }
@@ -149,9 +150,13 @@ func (d *demo) watch(ctx context.Context, running, fed <-chan error) error {
 		case err := <-running:
 			return fmt.Errorf("the pipeline ended by itself: %w", err)
 		case <-kill:
-			d.killed = time.Now()
-			d.tell("** dc1 is killed: no more answers, all connections closed **")
-			d.dc1.kill()
+			victim := d.dc1
+			if d.left = d.dc2; d.reading.Load() == d.dc2.name {
+				victim, d.left = d.dc2, d.dc1
+			}
+			d.tell("** %s is killed: no more answers, all connections closed **", victim.name)
+			d.killed.Store(int64(time.Since(d.began)))
+			victim.kill()
 			continue
 		case err := <-fed:
 			if err != nil {
@@ -166,7 +171,7 @@ func (d *demo) watch(ctx context.Context, running, fed <-chan error) error {
 			return errors.New("the target does not hold everything in time")
 		case <-tick.C:
 		}
-		written, arrived := d.dc2.held(ctx), d.tgt.held(ctx)
+		written, arrived := d.mirror().held(ctx), d.tgt.held(ctx)
 		if fed == nil {
 			if arrived >= inINR(written) {
 				d.tell("the target holds %s records", humanize.Comma(arrived))
@@ -176,6 +181,14 @@ func (d *demo) watch(ctx context.Context, running, fed <-chan error) error {
 		}
 		d.tell("%8s written to the sources, %8s in the target   reading %v", humanize.Comma(written), humanize.Comma(arrived), d.reading.Load())
 	}
+}
+
+// mirror is a source that is alive.
+func (d *demo) mirror() *broker {
+	if d.left != nil {
+		return d.left
+	}
+	return d.dc2
 }
 
 // inINR is how many of the first n orders the filter keeps.
@@ -192,7 +205,7 @@ func inINR(n int64) int64 {
 // prove compares the target with the source that is left, record by record.
 func (d *demo) prove(ctx context.Context) error {
 	filtered := 0
-	rep, err := oracle.Compare(ctx, d.dc2.asked, d.tgt.asked, oracle.Options{
+	rep, err := oracle.Compare(ctx, d.left.asked, d.tgt.asked, oracle.Options{
 		Topics: map[string]string{topic: topic},
 		Expect: func(r *kgo.Record) *kgo.Record {
 			var o struct{ Currency string }
@@ -206,20 +219,20 @@ func (d *demo) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("\nEvery record of the target compared with dc2 (key, value, headers, timestamp, order):\n")
+	d.say("\nEvery record of the target compared with %s (key, value, headers, timestamp, order):\n", d.left.name)
 	d.say("    to be relayed  %8s  (and %s filtered out)", humanize.Comma(int64(rep.Source)), humanize.Comma(int64(filtered)))
 	d.say("    in the target  %8s", humanize.Comma(int64(rep.Target)))
 	d.say("    lost %d, duplicated %d, reordered %d, altered %d, foreign %d", rep.Lost, rep.Duplicated, rep.Reordered, rep.Altered+rep.Misplaced, rep.Foreign)
-	after := time.Duration(d.switched.Load())
+	after := time.Duration(d.switched.Load() - d.killed.Load())
 	switch {
 	case !rep.Exact():
 		return fmt.Errorf("source and target differ: %s", rep)
 	case rep.Source == 0:
 		return errors.New("nothing was relayed")
 	case after <= 0:
-		return errors.New("the relay never switched to dc2")
+		return fmt.Errorf("the relay never switched to %s", d.left.name)
 	}
-	d.say("    reading went on from dc2 %s after dc1 was killed", after.Round(time.Millisecond))
+	d.say("    reading went on from %s %s after the kill", d.left.name, after.Round(time.Millisecond))
 	d.say("\nSource and target are equal.")
 	return nil
 }
@@ -236,18 +249,18 @@ func (d *demo) keep(ctx context.Context) error {
 		return err
 	}
 	d.say(`
-The brokers stay up until Ctrl-C, dc1 stays dead. The pipeline is in
+The brokers stay up until Ctrl-C, but for the one that was killed. The pipeline is in
     %[1]s
 Look at them with this program:
     kafka-failover check %[1]s
     kafka-failover status %[1]s
-    kafka-failover verify --source dc2 --pipeline %[1]s
+    kafka-failover verify --source %[5]s --pipeline %[1]s
 or with ordinary Kafka tools:
     kcat -b %[2]s -t %[3]s -C -o -3 -e -f '%%t/%%p %%o %%k %%h %%s\n'
     kafka-console-consumer.sh --bootstrap-server %[2]s --topic %[3]s --from-beginning --property print.headers=true
     kafka-get-offsets.sh --bootstrap-server %[4]s --topic %[3]s
 and run the relay itself, which goes on where the target stands:
-    kafka-failover run %[1]s`, file, d.tgt.address, topic, d.dc2.address)
+    kafka-failover run %[1]s`, file, d.tgt.address, topic, d.left.address, d.left.name)
 	<-ctx.Done()
 	return nil
 }
@@ -260,19 +273,23 @@ func (n narrator) WithAttrs([]slog.Attr) slog.Handler           { return n }
 func (n narrator) WithGroup(string) slog.Handler                { return n }
 
 func (n narrator) Handle(_ context.Context, r slog.Record) error {
-	var source string
+	switched := strings.HasPrefix(r.Message, "Switched from source")
 	switch {
-	case strings.HasPrefix(r.Message, "Switched from source"):
-		source = "dc2"
-		n.d.switched.Store(int64(time.Since(n.d.killed)))
-	case strings.HasPrefix(r.Message, "Reading from source"):
-		source = "dc1"
+	case switched || strings.HasPrefix(r.Message, "Reading from source"):
+		n.d.reading.Store(sourceOf(r))
+		if switched && n.d.killed.Load() > 0 {
+			n.d.switched.CompareAndSwap(0, int64(time.Since(n.d.began)))
+		}
 	case r.Level < slog.LevelWarn:
 		return nil
 	}
-	if source != "" {
-		n.d.reading.Store(source)
-	}
 	n.d.tell("relay: %s", r.Message)
 	return nil
+}
+
+// sourceOf is the source that a line about reading names: the last word but for
+// what stands in parentheses.
+func sourceOf(r slog.Record) string {
+	text, _, _ := strings.Cut(r.Message, " (")
+	return text[strings.LastIndexByte(text, ' ')+1:]
 }

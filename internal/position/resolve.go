@@ -31,8 +31,10 @@ type Evidence struct {
 	// SamePartition: the route keeps partition numbers, so target offsets may
 	// equal source offsets. False for fixed and auto routes.
 	SamePartition bool
-	// Mark is nil where the progress topic holds none under Key.
-	Mark *Mark
+	// Mark is nil where the progress topic holds none under Key. MarkOffset is
+	// its place there: the highest one was written last.
+	Mark       *Mark
+	MarkOffset int64
 	// Seen is the suffix: records of ours behind the mark's covered ends.
 	Seen []Seen
 	// NewPartition: other partitions of this route have marks, written when

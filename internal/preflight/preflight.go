@@ -7,7 +7,8 @@ import "fmt"
 // Level says how grave a finding is.
 type Level string
 
-// The levels. Only Fail keeps a relay from running.
+// The levels. Fail is what keeps a relay from running, or a source from standing
+// in for another one.
 const (
 	OK   Level = "ok"
 	Warn Level = "warn"
@@ -55,7 +56,7 @@ func (r *Report) Add(level Level, subject, check, format string, args ...any) {
 	r.Findings = append(r.Findings, Finding{subject, check, level, fmt.Sprintf(format, args...)})
 }
 
-// Failed tells whether any finding keeps the relay from running.
+// Failed tells whether any finding fails.
 func (r *Report) Failed() bool {
 	for _, f := range r.Findings {
 		if f.Level == Fail {

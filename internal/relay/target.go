@@ -22,6 +22,9 @@ type Target interface {
 	// or claiming anything: for a look from outside. The error says why the
 	// relay would not begin.
 	Preview(ctx context.Context, q Query) (*Preview, error)
+	// Marks are the marks on the target for these routes, for when no source can
+	// be asked how many partitions there are. It only reads.
+	Marks(ctx context.Context, routes []Route) ([]MarkedPart, error)
 	// Left tells whether the output has closed: another one takes its place.
 	Left() bool
 	// LastRecord returns the last record that a committed reader sees in a
@@ -64,6 +67,13 @@ type Preview struct {
 	Topics map[string]kafka.TopicConfig
 	// MaxMessageBytes is the largest record batch that the output writes.
 	MaxMessageBytes int64
+}
+
+// MarkedPart is a source partition that has a mark.
+type MarkedPart struct {
+	Source position.TP
+	Route  Route
+	Next   int64
 }
 
 // SourceTopic is a source topic as its cluster describes it.
