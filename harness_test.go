@@ -148,11 +148,17 @@ func (w *world) fill(topic string, n, partitions, size int) {
 
 func (w *world) fillFrom(topic string, from, n, partitions, size int) {
 	w.t.Helper()
+	w.fillOf(n, func(i int) *kgo.Record { return plainRecord(topic, from+i, partitions, size) })
+}
+
+// fillOf writes n records to the source.
+func (w *world) fillOf(n int, record func(int) *kgo.Record) {
+	w.t.Helper()
 	cl := w.source.Client(w.t, kgo.MaxBufferedRecords(200_000), kgo.ProducerLinger(5*time.Millisecond))
-	for i := from; i < from+n; i++ {
-		cl.Produce(context.Background(), plainRecord(topic, i, partitions, size), func(_ *kgo.Record, err error) {
+	for i := range n {
+		cl.Produce(context.Background(), record(i), func(r *kgo.Record, err error) {
 			if err != nil {
-				w.t.Errorf("filling %s: %v", topic, err)
+				w.t.Errorf("filling %s: %v", r.Topic, err)
 			}
 		})
 	}

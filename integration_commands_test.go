@@ -527,7 +527,11 @@ func TestVerifyMemory(t *testing.T) {
 	small, large := count(600_000, 1_000_000), count(2_000_000, 10_000_000)
 	peak := func(base string, n int) int64 {
 		topic := w.both(base, 4)
-		w.fill(topic, n, 4, 40)
+		w.fillOf(n, func(i int) *kgo.Record {
+			r := plainRecord(topic, i, 4, 40)
+			r.Timestamp = epoch.Add(time.Duration(i) * 100 * time.Microsecond) // ten million of them in the past
+			return r
+		})
 		conf := pipeline{topics: topic, input: stopAtEnd + "\nmetadata: none"}
 		if code := w.run(conf).wait(5 * time.Minute); code != 0 {
 			t.Fatalf("exit code %d", code)
