@@ -326,3 +326,73 @@ func TestFailedRecords(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// origins makes a target partition of copies of these source offsets.
+func origins(offsets ...int64) []Found {
+	var out []Found
+	for i, o := range offsets {
+		out = append(out, Found{Offset: int64(i), Claim: Claim{SourceOffset: o, Hash: uint64(o)}})
+	}
+	return out
+}
+
+// spreadOver expects n records, in the target partitions that place says.
+func spreadOver(n int64, place func(int64) int32) []Expected {
+	var out []Expected
+	for i := range n {
+		out = append(out, Expected{Offset: i, Pieces: []Piece{{uint64(i), place(i)}}})
+	}
+	return out
+}
+
+// A stretch that repeats itself is waited for, though its records leave the
+// window: the other target partition's records must not push them out.
+func TestRepeatedStretchHoldsTheWindow(t *testing.T) {
+	first := []int64{2, 5, 11, 15, 17, 18, 25}
+	second := []int64{3, 6, 7, 8, 10, 21, 23, 26, 30, 32}
+	var expected []Expected
+	for o := range int64(33) {
+		for p, offsets := range [][]int64{first, second} {
+			if slices.Contains(offsets, o) {
+				expected = append(expected, Expected{Offset: o, Pieces: []Piece{{uint64(o), int32(p)}}})
+			}
+		}
+	}
+	found := [][]Found{
+		origins(2, 5, 5, 11, 15, 17, 18, 25),
+		origins(3, 6, 7, 8, 6, 7, 8, 10, 21, 23, 26, 30, 32),
+	}
+	for window := 1; window < 5; window++ {
+		got, err := compare(context.Background(), workOf([][]Expected{expected}, found, 0, 1), window)
+		if err != nil || got.Reordered != 0 || got.Duplicated != 4 || got.Lost+got.Pending+got.Foreign != 0 {
+			t.Errorf("window %d: %+v, %v", window, got, err)
+		}
+	}
+}
+
+// Where no mark tells how far the relay has come, what is missing is pending
+// only until something behind it turns up.
+func TestPassedRecordsAreLost(t *testing.T) {
+	expected := spreadOver(20, func(i int64) int32 { return map[bool]int32{true: 1}[i == 4 || i == 5] })
+	found := [][]Found{origins(0, 1, 2, 3, 6, 7, 8), {}}
+	got, err := compare(context.Background(), workOf([][]Expected{expected}, found, 0, 1), 1)
+	if err != nil || got.Lost != 2 || got.Pending != 11 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Once records say what they were made from, strangers do not have the source
+// read on for them, or looked up one by one.
+func TestStrangersCostNothing(t *testing.T) {
+	found := origins(0)
+	for i := range int64(3_000) {
+		found = append(found, Found{Offset: i + 1, Claim: Claim{SourceOffset: 5_000 + i, Hash: 1 << 60, Guessed: true}})
+	}
+	w := workOf([][]Expected{spreadOver(10_000, func(int64) int32 { return 0 })}, [][]Found{found}, 0, 100)
+	opened, open := 0, w.Sources[0].Open
+	w.Sources[0].Open = func(from int64) Stream[Expected] { opened++; return open(from) }
+	got, err := Compare(context.Background(), w)
+	if err != nil || got.Foreign != 3_000 || opened != 1 {
+		t.Errorf("the source was opened %d times: %+v, %v", opened, got, err)
+	}
+}
