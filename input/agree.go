@@ -24,11 +24,11 @@ func (c *check) compareSources(ctx context.Context) {
 				continue
 			}
 			if id := k.source.desc.ClusterID; id != "" && id == o.source.desc.ClusterID {
-				c.report.Add(preflight.Fail, onSources, "clusters", "%s and %s are one cluster (ID %s): check their seed_brokers", o.name, k.name, id)
+				c.report.Add(preflight.Fail, preflight.OnSources, "clusters", "%s and %s are one cluster (ID %s): check their seed_brokers", o.name, k.name, id)
 			}
 			for n, t := range k.source.topics {
 				if p := o.source.topics[n].Partitions; p != t.Partitions {
-					c.report.Add(preflight.Warn, onSources, "topic "+t.Route.Source, "%s has %d partitions and %s %d: the one with fewer cannot be read once the others have been relayed", o.name, p, k.name, t.Partitions)
+					c.report.Add(preflight.Warn, preflight.OnSources, "topic "+t.Route.Source, "%s has %d partitions and %s %d: the one with fewer cannot be read once the others have been relayed", o.name, p, k.name, t.Partitions)
 				}
 			}
 		}
@@ -46,15 +46,15 @@ func (c *check) agree(ctx context.Context, first, s *source) {
 	compared, err := first.agrees(ctx, s)
 	switch u := (*unfit)(nil); {
 	case errors.As(err, &u) && c.in.conf.trustDiverged:
-		c.report.Add(preflight.Warn, onSources, "agreement", "on_divergence: ignore: %s", u.stop.Reason)
+		c.report.Add(preflight.Warn, preflight.OnSources, "agreement", "on_divergence: ignore: %s", u.stop.Reason)
 	case errors.As(err, &u):
-		c.report.Add(preflight.Fail, onSources, "agreement", "%s", u.stop.Reason)
+		c.report.Add(preflight.Fail, preflight.OnSources, "agreement", "%s", u.stop.Reason)
 	case err != nil:
-		c.report.Add(preflight.Warn, onSources, "agreement", "%v", err)
+		c.report.Add(preflight.Warn, preflight.OnSources, "agreement", "%v", err)
 	case compared == 0:
-		c.report.Add(preflight.Warn, onSources, "agreement", "%s and %s have no record at a common offset to compare", first.name, s.name)
+		c.report.Add(preflight.Warn, preflight.OnSources, "agreement", "%s and %s have no record at a common offset to compare", first.name, s.name)
 	default:
-		c.report.Add(preflight.OK, onSources, "agreement", "%s holds the same records as %s at %d sampled offsets", s.name, first.name, compared)
+		c.report.Add(preflight.OK, preflight.OnSources, "agreement", "%s holds the same records as %s at %d sampled offsets", s.name, first.name, compared)
 	}
 }
 

@@ -17,13 +17,6 @@ import (
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
-// Subjects of findings that are about no single source.
-const (
-	onSources = "sources"
-	onTarget  = "target"
-	onStart   = "start"
-)
-
 // checkTimeout bounds a whole check: what hangs is to be found, not waited for.
 const checkTimeout = time.Minute
 
@@ -70,7 +63,7 @@ func (in *Input) Check(ctx context.Context, target relay.Target) *preflight.Repo
 	c.compareSources(ctx)
 	if c.first() == nil {
 		c.lookAtTarget(ctx)
-		c.report.Add(preflight.Fail, onStart, "position", "no source can be read: the relay would wait, unready, until one can")
+		c.report.Add(preflight.Fail, preflight.OnStart, "position", "no source can be read: the relay would wait, unready, until one can")
 		return &c.report
 	}
 	c.stand(ctx)
@@ -100,7 +93,7 @@ func (c *check) first() *source {
 // look tells whether a source can be reached, and of its topics.
 func (c *check) look(ctx context.Context, i int, k *checked) {
 	conn := c.in.conf.sources[i]
-	ctx, cancel := context.WithTimeout(ctx, max(3*c.in.conf.timeout, 3*time.Second))
+	ctx, cancel := context.WithTimeout(ctx, c.in.conf.lookTimeout())
 	defer cancel()
 	cluster, err := conn.Admin()
 	if err != nil {
@@ -146,10 +139,10 @@ func (c *check) topics(ctx context.Context, s *source, k *checked) {
 func (c *check) lookAtTarget(ctx context.Context) {
 	marks, err := c.target.Marks(ctx, c.in.conf.routes)
 	if err != nil {
-		c.report.Add(preflight.Fail, onTarget, "connection", "%v", err)
+		c.report.Add(preflight.Fail, preflight.OnTarget, "connection", "%v", err)
 		return
 	}
-	c.report.Add(preflight.OK, onTarget, "progress", "answers, and holds marks of %d source partitions", len(marks))
+	c.report.Add(preflight.OK, preflight.OnTarget, "progress", "answers, and holds marks of %d source partitions", len(marks))
 }
 
 // stand asks where the target stands, for each source as a start would, and
@@ -177,7 +170,7 @@ func (c *check) stand(ctx context.Context) {
 			k.source.ends, k.err = k.source.cluster.Offsets(ctx, c.in.conf.end(), k.source.names()...)
 		}
 		if k.err == nil {
-			k.claims, k.fitness, k.err = c.claims(ctx, k.source, k.preview.Standing, false)
+			k.claims, k.fitness, k.err = c.claims(ctx, k.source, k.preview.Standing)
 		}
 		if k.err == nil {
 			c.read(ctx, k)
@@ -199,19 +192,19 @@ func (c *check) alike() bool {
 		}
 		text = k.err.Error()
 	}
-	c.report.Add(preflight.Fail, onTarget, "position", "%s", text)
+	c.report.Add(preflight.Fail, preflight.OnTarget, "position", "%s", text)
 	return true
 }
 
 // claims is where each partition would begin on s, and the outcome of the
 // examination that a start makes of it.
-func (c *check) claims(ctx context.Context, s *source, st *relay.Standing, skip bool) ([]claim, fitness, error) {
+func (c *check) claims(ctx context.Context, s *source, st *relay.Standing) ([]claim, fitness, error) {
 	r := resolver{in: c.in, source: s, target: c.target, standing: st}
 	claims, err := r.resolve(ctx)
 	if err != nil {
 		return nil, fitness{}, r.explain(err)
 	}
-	f, err := c.in.fitness(ctx, s, claims, skip)
+	f, err := c.in.fitness(ctx, s, claims, false) // what on_gap does depends on all sources
 	if err != nil {
 		return claims, f, r.explain(err)
 	}
@@ -239,7 +232,7 @@ func (c *check) start() {
 		chosen = c.skipping()
 	}
 	if chosen == nil {
-		c.report.Add(preflight.Fail, onStart, "position", "no source can be read on from where the target stands, see above")
+		c.report.Add(preflight.Fail, preflight.OnStart, "position", "no source can be read on from where the target stands, see above")
 		return
 	}
 	c.lagging(chosen)
@@ -257,7 +250,7 @@ func (c *check) start() {
 	if c.in.conf.randomFirst {
 		which = "reads " + chosen.name + " or another one first (initial_source: random)"
 	}
-	c.report.Add(preflight.OK, onStart, "position", "%s, %d offsets of %d partitions are left to relay", which, behind, len(c.report.Starts))
+	c.report.Add(preflight.OK, preflight.OnStart, "position", "%s, %d offsets of %d partitions are left to relay", which, behind, len(c.report.Starts))
 }
 
 // conditions tells under which a source can be read on.
@@ -292,7 +285,7 @@ func (c *check) skipping() *checked {
 		return nil
 	}
 	for _, g := range best.source.skipGaps(best.claims) {
-		c.report.Add(preflight.Warn, onStart, "gap", "on_gap: skip would leave out offsets %d to %d of partition %s, which every source has lost", g.from, g.to-1, best.claims[g.claim].tp)
+		c.report.Add(preflight.Warn, preflight.OnStart, "gap", "on_gap: skip would leave out offsets %d to %d of partition %s, which every source has lost", g.from, g.to-1, best.claims[g.claim].tp)
 	}
 	return best
 }
@@ -324,7 +317,7 @@ func (c *check) sizes(k *checked) {
 		}
 		// The brokers' default is 12 bytes above that of clients: both 1 MiB.
 		if from.Known && most > 0 && from.MaxMessageBytes > most+64 {
-			c.report.Add(preflight.Warn, onTarget, "topic "+t.Route.Target, "source %s takes batches of up to %s, the target and max_message_bytes %s: a larger record would be refused, and on_error decides; raise both for records near the limit",
+			c.report.Add(preflight.Warn, preflight.OnTarget, "topic "+t.Route.Target, "source %s takes batches of up to %s, the target and max_message_bytes %s: a larger record would be refused, and on_error decides; raise both for records near the limit",
 				k.name, humanize.IBytes(uint64(from.MaxMessageBytes)), humanize.IBytes(uint64(most)))
 		}
 	}
@@ -384,7 +377,7 @@ func (c *check) read(ctx context.Context, k *checked) {
 func (c *check) age(k *checked, r relay.Route, age time.Duration) {
 	target := k.preview.Topics[r.Target]
 	if keep, ok := target.Expires(); ok && age > keep && !target.LogAppendTime {
-		c.report.Add(preflight.Warn, onTarget, "topic "+r.Target, "the next record of %s is %s old and the target keeps %s: Kafka deletes records by their own timestamps, so it would be gone at once; raise retention.ms", r.Source, kafka.Age(age), kafka.Age(keep))
+		c.report.Add(preflight.Warn, preflight.OnTarget, "topic "+r.Target, "the next record of %s is %s old and the target keeps %s: Kafka deletes records by their own timestamps, so it would be gone at once; raise retention.ms", r.Source, kafka.Age(age), kafka.Age(keep))
 	}
 	if keep, ok := k.configs[r.Source].Expires(); ok && age > keep*3/4 {
 		c.report.Add(preflight.Warn, k.name, "topic "+r.Source, "the next record to relay is %s old and the source keeps %s: start soon, or raise retention.ms", kafka.Age(age), kafka.Age(keep))

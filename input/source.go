@@ -3,6 +3,7 @@ package input
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/position"
@@ -23,12 +24,10 @@ type source struct {
 }
 
 // end is the bound up to which records can be read.
-func (c config) end() kafka.Bound {
-	if c.committed {
-		return kafka.LastStable
-	}
-	return kafka.HighWatermark
-}
+func (c config) end() kafka.Bound { return kafka.End(c.committed) }
+
+// lookTimeout bounds one look from outside at a source.
+func (c config) lookTimeout() time.Duration { return max(3*c.timeout, 3*time.Second) }
 
 func (c config) topicNames() []string {
 	names := make([]string, len(c.routes))

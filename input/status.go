@@ -1,16 +1,15 @@
 package input
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/position"
-	"github.com/kafka-failover/kafka-failover/internal/preflight"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
@@ -104,7 +103,7 @@ func (in *Input) Status(ctx context.Context, target relay.Target) *Status {
 }
 
 func (l *look) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, max(3*l.in.conf.timeout, 3*time.Second))
+	return context.WithTimeout(ctx, l.in.conf.lookTimeout())
 }
 
 // standing asks for the marks, for as many partitions as any source has. With
@@ -132,12 +131,7 @@ func (l *look) standing(ctx context.Context, target relay.Target) (*relay.Standi
 		return nil, err
 	}
 	p, err := target.Preview(ctx, q)
-	for _, f := range p.Found.Findings {
-		if f.Level == preflight.Fail && err == nil {
-			err = errors.New(f.Text)
-		}
-	}
-	return p.Standing, err
+	return p.Standing, cmp.Or(err, p.Found.Err())
 }
 
 // ends asks the sources for their ends again.

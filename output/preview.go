@@ -17,9 +17,6 @@ import (
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
-// onTarget is the subject of findings about the target.
-const onTarget = "target"
-
 // preview takes a bearing as an onlooker does: it writes, creates and claims
 // nothing, and tells what it finds.
 type preview struct {
@@ -59,7 +56,7 @@ func (p *preview) introduce(ctx context.Context) (err error) {
 		return err
 	}
 	conn := p.out.conf.conn
-	p.Found.Add(preflight.OK, onTarget, "connection", "%s, cluster ID %s", conn.Security(), p.desc.ClusterID)
+	p.Found.Add(preflight.OK, preflight.OnTarget, "connection", "%s, cluster ID %s", conn.Security(), p.desc.ClusterID)
 	if !p.query.MarksOnly {
 		p.Topics, err = p.cluster.Configs(ctx, p.topics()...)
 	}
@@ -80,7 +77,7 @@ func (p *preview) checkTopics(context.Context) error {
 	for _, t := range p.query.Topics {
 		name := t.Route.Target
 		if err := p.checkTopic(t); err != nil {
-			p.Found.Add(preflight.Fail, onTarget, "topic "+name, "%v", err)
+			p.Found.Add(preflight.Fail, preflight.OnTarget, "topic "+name, "%v", err)
 			continue
 		}
 		if told[name] {
@@ -88,13 +85,13 @@ func (p *preview) checkTopics(context.Context) error {
 		}
 		told[name] = true
 		conf := p.Topics[name]
-		p.Found.Add(preflight.OK, onTarget, "topic "+name, "%s", conf.Describe(p.desc.Topics[name].Partitions))
+		p.Found.Add(preflight.OK, preflight.OnTarget, "topic "+name, "%s", conf.Describe(p.desc.Topics[name].Partitions))
 		if conf.Known && p.MaxMessageBytes > conf.MaxMessageBytes {
-			p.Found.Add(preflight.Warn, onTarget, "topic "+name, "max_message_bytes of the output is %s and max.message.bytes of the topic %s: batches between the two would be refused; make them equal",
+			p.Found.Add(preflight.Warn, preflight.OnTarget, "topic "+name, "max_message_bytes of the output is %s and max.message.bytes of the topic %s: batches between the two would be refused; make them equal",
 				humanize.IBytes(uint64(p.MaxMessageBytes)), humanize.IBytes(uint64(conf.MaxMessageBytes)))
 		}
 		if conf.LogAppendTime {
-			p.Found.Add(preflight.Warn, onTarget, "topic "+name, "message.timestamp.type=LogAppendTime: the target puts its own time in place of the records' timestamps")
+			p.Found.Add(preflight.Warn, preflight.OnTarget, "topic "+name, "message.timestamp.type=LogAppendTime: the target puts its own time in place of the records' timestamps")
 		}
 	}
 	return nil
@@ -104,12 +101,12 @@ func (p *preview) checkTopics(context.Context) error {
 func (p *preview) loadMarks(ctx context.Context) (err error) {
 	name := p.out.conf.progressTopic
 	if p.query.Resume == position.ResumeWatermark {
-		p.Found.Add(preflight.OK, onTarget, "progress", "resume: watermark keeps none")
+		p.Found.Add(preflight.OK, preflight.OnTarget, "progress", "resume: watermark keeps none")
 		return nil
 	}
-	p.progress, err = progress.Open(ctx, p.cluster, name, 0, false)
-	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		p.Found.Add(preflight.OK, onTarget, "progress", "topic %s does not exist yet; the relay creates it at its first start", name)
+	p.progress, err = p.out.existingProgress(ctx, p.cluster)
+	if err == nil && p.progress == nil {
+		p.Found.Add(preflight.OK, preflight.OnTarget, "progress", "topic %s does not exist yet; the relay creates it at its first start", name)
 		return nil
 	}
 	if err != nil {
@@ -129,8 +126,18 @@ func (p *preview) loadMarks(ctx context.Context) (err error) {
 			marked++
 		}
 	}
-	p.Found.Add(preflight.OK, onTarget, "progress", "topic %s holds marks of %d of %d source partitions under relay_id %s", name, marked, len(p.keys), p.standing.RelayID)
+	p.Found.Add(preflight.OK, preflight.OnTarget, "progress", "topic %s holds marks of %d of %d source partitions under relay_id %s", name, marked, len(p.keys), p.standing.RelayID)
 	return nil
+}
+
+// existingProgress opens the progress topic; nil if the first start is still to
+// create it.
+func (o *Output) existingProgress(ctx context.Context, c *kafka.Cluster) (*progress.Topic, error) {
+	t, err := progress.Open(ctx, c, o.conf.progressTopic, 0, false)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil, nil
+	}
+	return t, err
 }
 
 // Marks implements relay.Target.
@@ -144,11 +151,8 @@ func (o *Output) Marks(ctx context.Context, routes []relay.Route) ([]relay.Marke
 	if err != nil {
 		return nil, err
 	}
-	t, err := progress.Open(ctx, c, o.conf.progressTopic, 0, false)
-	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return nil, nil
-	}
-	if err != nil {
+	t, err := o.existingProgress(ctx, c)
+	if err != nil || t == nil {
 		return nil, err
 	}
 	marks, err := t.Load(ctx)
@@ -192,9 +196,6 @@ func (o *Output) testConnection(ctx context.Context) error {
 	if _, err := c.Describe(ctx); err != nil || o.paired() == nil {
 		return err
 	}
-	_, err = progress.Open(ctx, c, o.conf.progressTopic, 0, false)
-	if errors.Is(err, kerr.UnknownTopicOrPartition) { // the first start creates it
-		return nil
-	}
+	_, err = o.existingProgress(ctx, c)
 	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -198,14 +199,7 @@ func (v *verifier) positions(ctx context.Context, source *kafka.Cluster, o *veri
 		q.Topics = append(q.Topics, relay.SourceTopic{Route: r, TopicID: t.ID, Partitions: t.Partitions})
 	}
 	p, err := v.relay.out.Preview(ctx, q)
-	if err == nil && p.Standing == nil {
-		for _, f := range p.Found.Findings {
-			if f.Level == "fail" {
-				err = errors.Join(err, errors.New(f.Text))
-			}
-		}
-	}
-	if err != nil {
+	if err = cmp.Or(err, p.Found.Err()); err != nil {
 		return "", err
 	}
 	o.RelayID, o.Positions = p.Standing.RelayID, map[position.TP]int64{}

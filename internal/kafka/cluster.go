@@ -126,6 +126,14 @@ const (
 	LastStable
 )
 
+// End is the end for a reader of committed records, or of everything.
+func End(committed bool) Bound {
+	if committed {
+		return LastStable
+	}
+	return HighWatermark
+}
+
 // Offsets lists a bound of every partition of the topics.
 func (c *Cluster) Offsets(ctx context.Context, b Bound, topics ...string) (map[position.TP]int64, error) {
 	list := map[Bound]func(context.Context, ...string) (kadm.ListedOffsets, error){

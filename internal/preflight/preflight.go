@@ -2,7 +2,11 @@
 // about each cluster, and where every partition would begin.
 package preflight
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
 
 // Level says how grave a finding is.
 type Level string
@@ -15,9 +19,16 @@ const (
 	Fail Level = "fail"
 )
 
+// Subjects of findings that are about no single source.
+const (
+	OnSources = "sources"
+	OnTarget  = "target"
+	OnStart   = "start"
+)
+
 // Finding is one line of a check.
 type Finding struct {
-	// Subject is a source by its name, "sources", "target" or "start".
+	// Subject is a source by its name, or one of OnSources, OnTarget, OnStart.
 	Subject string `json:"subject"`
 	Check   string `json:"check"`
 	Level   Level  `json:"result"`
@@ -56,12 +67,18 @@ func (r *Report) Add(level Level, subject, check, format string, args ...any) {
 	r.Findings = append(r.Findings, Finding{subject, check, level, fmt.Sprintf(format, args...)})
 }
 
-// Failed tells whether any finding fails.
-func (r *Report) Failed() bool {
+// Err joins the findings that fail; nil without any.
+func (r *Report) Err() error {
+	var errs []error
 	for _, f := range r.Findings {
 		if f.Level == Fail {
-			return true
+			errs = append(errs, errors.New(f.Text))
 		}
 	}
-	return false
+	return errors.Join(errs...)
+}
+
+// Failed tells whether any finding fails.
+func (r *Report) Failed() bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Level == Fail })
 }

@@ -127,11 +127,7 @@ func (r *run) describe(ctx context.Context) error {
 	for _, t := range r.result.Topics {
 		targets = append(targets, t.Target)
 	}
-	end := kafka.HighWatermark
-	if r.Committed {
-		end = kafka.LastStable
-	}
-	if err := r.source.describe(ctx, r.Source, end, r.Since, sources); err != nil {
+	if err := r.source.describe(ctx, r.Source, kafka.End(r.Committed), r.Since, sources); err != nil {
 		return fmt.Errorf("source %w", err)
 	}
 	if err := r.target.describe(ctx, r.Target, kafka.LastStable, r.Since, targets); err != nil {

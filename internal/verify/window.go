@@ -36,18 +36,15 @@ type lane struct {
 // entry is one expected record in the window.
 type entry struct {
 	offset   int64
-	hash     uint64
-	at       int64 // target offset of the last copy; -1 where it is misplaced
-	target   int32
-	copies   int32
-	pieces   []piece // of a record that was split, instead of hash and target
+	whole    piece
+	pieces   []piece // of a record that was split, instead of whole
 	optional bool
 }
 
 type piece struct {
 	Piece
 	copies int32
-	at     int64
+	at     int64 // target offset of the last copy; -1 where it is misplaced
 }
 
 func (e *entry) weight() int { return max(1, len(e.pieces)) }
@@ -58,7 +55,7 @@ func (e *entry) missing() bool {
 			return true
 		}
 	}
-	return len(e.pieces) == 0 && e.copies == 0
+	return len(e.pieces) == 0 && e.whole.copies == 0
 }
 
 // window is one source partition: what was read of it and may still be found.
@@ -139,7 +136,7 @@ func (w *window) take(ctx context.Context, target int, l *lane, at int64, cl Cla
 		return w.takeLate(ctx, target, l, at, cl)
 	}
 	i := w.head + sort.Search(w.size(), func(i int) bool { return w.entries[w.head+i].offset >= cl.SourceOffset })
-	if i == len(w.entries) || w.entries[i].offset != cl.SourceOffset || (cl.Guessed && w.entries[i].hash != cl.Hash) {
+	if i == len(w.entries) || w.entries[i].offset != cl.SourceOffset || (cl.Guessed && w.entries[i].whole.Hash != cl.Hash) {
 		return refused, nil
 	}
 	w.note(l, cl)
@@ -226,26 +223,26 @@ func (w *window) note(l *lane, cl Claim) {
 
 // match counts a copy of an entry.
 func (w *window) match(e *entry, target int, at int64, cl Claim) {
+	p := &e.whole
 	if len(e.pieces) > 0 {
-		w.matchPiece(e, target, at, cl)
-		return
+		p = e.best(target, cl)
 	}
-	if e.copies++; e.copies > 1 {
+	if p.copies++; p.copies > 1 {
 		w.c.rep.Duplicated++
 	}
-	e.at = at
-	if e.hash != cl.Hash {
+	p.at = at
+	if p.Hash != cl.Hash {
 		w.altered(e.offset, target, at)
 	}
-	if int(e.target) != target {
-		e.at = -1
-		w.misplaced(e.offset, e.target, target, at)
+	if int(p.Partition) != target {
+		p.at = -1
+		w.misplaced(e.offset, p.Partition, target, at)
 	}
 }
 
-// matchPiece takes the piece that fits best: the same one, in its partition if
+// best is the piece that fits best: the same one, in its partition if
 // there are several, or else one that is missing.
-func (w *window) matchPiece(e *entry, target int, at int64, cl Claim) {
+func (e *entry) best(target int, cl Claim) *piece {
 	best, points := 0, -1
 	for i := range e.pieces {
 		p := &e.pieces[i]
@@ -263,18 +260,7 @@ func (w *window) matchPiece(e *entry, target int, at int64, cl Claim) {
 			best, points = i, n
 		}
 	}
-	p := &e.pieces[best]
-	if p.copies++; p.copies > 1 {
-		w.c.rep.Duplicated++
-	}
-	p.at = at
-	if p.Hash != cl.Hash {
-		w.altered(e.offset, target, at)
-	}
-	if int(p.Partition) != target {
-		p.at = -1
-		w.misplaced(e.offset, p.Partition, target, at)
-	}
+	return &e.pieces[best]
 }
 
 func (w *window) altered(offset int64, target int, at int64) {
@@ -320,7 +306,7 @@ func (w *window) readOne(ctx context.Context) error {
 		w.c.rep.Filtered++
 		return nil
 	case len(x.Pieces) == 1:
-		e.hash, e.target = x.Pieces[0].Hash, x.Pieces[0].Partition
+		e.whole.Piece = x.Pieces[0]
 	default:
 		for _, p := range x.Pieces {
 			e.pieces = append(e.pieces, piece{Piece: p})
@@ -357,10 +343,10 @@ func (w *window) waitsFor() int {
 	}
 	e := &w.entries[w.head]
 	if len(e.pieces) == 0 {
-		return w.behind(e.target, e.copies, e.offset)
+		return w.behind(&e.whole, e.offset)
 	}
-	for _, p := range e.pieces {
-		if t := w.behind(p.Partition, p.copies, e.offset); t >= 0 {
+	for i := range e.pieces {
+		if t := w.behind(&e.pieces[i], e.offset); t >= 0 {
 			return t
 		}
 	}
@@ -369,7 +355,8 @@ func (w *window) waitsFor() int {
 
 // behind tells whether a target partition may yet show an offset: it has not
 // come to it, or it repeats what was before it.
-func (w *window) behind(target, copies int32, offset int64) int {
+func (w *window) behind(p *piece, offset int64) int {
+	target := p.Partition
 	if int(target) >= len(w.c.targets) {
 		return -1
 	}
@@ -379,7 +366,7 @@ func (w *window) behind(target, copies int32, offset int64) int {
 		return -1
 	case l != nil && l.current < l.highest && offset > l.current:
 		return int(target)
-	case copies > 0 || (l != nil && l.highest > offset):
+	case p.copies > 0 || (l != nil && l.highest > offset):
 		return -1
 	}
 	return int(target)
@@ -392,29 +379,29 @@ func (w *window) letGo() {
 	w.held -= e.weight()
 	w.floor = e.offset + 1
 	if len(e.pieces) == 0 {
-		w.judge(e, e.target, e.copies, e.at)
+		w.judge(e, &e.whole)
 		return
 	}
-	for _, p := range e.pieces {
-		w.judge(e, p.Partition, p.copies, p.at)
+	for i := range e.pieces {
+		w.judge(e, &e.pieces[i])
 	}
 }
 
-func (w *window) judge(e *entry, target, copies int32, at int64) {
+func (w *window) judge(e *entry, p *piece) {
 	rep := w.c.rep
-	if copies == 0 {
-		w.judgeMissing(e, target)
+	if p.copies == 0 {
+		w.judgeMissing(e, p.Partition)
 		return
 	}
-	if at < 0 {
+	if p.at < 0 {
 		return // misplaced, and counted as such
 	}
-	switch l := w.c.targets[target].lanes[w.index]; {
-	case l.has && at < l.last:
+	switch l := w.c.targets[p.Partition].lanes[w.index]; {
+	case l.has && p.at < l.last:
 		rep.Reordered++
-		rep.example("reordered: source %s offset %d stands at target offset %d, one before it at %d", w.from.Name, e.offset, at, l.last)
+		rep.example("reordered: source %s offset %d stands at target offset %d, one before it at %d", w.from.Name, e.offset, p.at, l.last)
 	default:
-		l.last, l.has = at, true
+		l.last, l.has = p.at, true
 	}
 }
 
