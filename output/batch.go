@@ -104,6 +104,11 @@ func (s *session) refuses(t *relay.Ticket, m *service.Message, src *record.Sourc
 	if err := m.GetError(); err != nil {
 		return fmt.Errorf("a processor failed on it: %w", err)
 	}
+	if s.condemns {
+		if err := s.out.refused.why(tpOf(src), src.Record.Offset); err != nil {
+			return err
+		}
+	}
 	b, err := m.AsBytes()
 	if err != nil {
 		return err
@@ -180,11 +185,10 @@ func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, h
 			}
 			hs, r.Headers = appendOwn(hs, r.Headers, kgo.RecordHeader{Key: s.gen.OriginHeader, Value: value})
 		}
-		slot := part.FirstSlot
-		if part.Route.Mode == relay.ByKey {
-			slot += relay.PartitionByKey(r, src.Record.Partition, part.Slots)
+		slot, err := s.place(r, m, part, src)
+		if err != nil {
+			return fmt.Errorf("source record %s offset %d: %w", tpOf(src), src.Record.Offset, err)
 		}
-		r.Topic, r.Partition = s.gen.Slots[slot].Topic, s.gen.Slots[slot].Partition
 		p.touch[i] = touches.of(src.Span, slot)
 	}
 	for span, i := range p.first {

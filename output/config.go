@@ -4,6 +4,7 @@
 package output
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"time"
@@ -21,6 +22,8 @@ const (
 	fieldRelay           = "relay"
 	fieldDelivery        = "delivery"
 	fieldRelayID         = "relay_id"
+	fieldCommitInterval  = "commit_interval"
+	fieldTxnTimeout      = "transaction_timeout"
 	fieldProgressTopic   = "progress_topic"
 	fieldTopic           = "topic"
 	fieldKey             = "key"
@@ -58,18 +61,22 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 				Description("How the relay names itself to brokers. Kafka: client.id."),
 			service.NewStringField(fieldRelay).Default("").Advanced().
 				Description("Pairs this output with the input of the same `relay`, where a stream has several pairs. Empty: the input of this stream."),
-			service.NewStringEnumField(fieldDelivery, "at_least_once").Default("at_least_once").
-				Description("`at_least_once`: nothing is lost; a killed or failed write may repeat up to one window of records, in their order."),
+			service.NewStringEnumField(fieldDelivery, atLeastOnce, exactlyOnce).Default(atLeastOnce).
+				Description("`at_least_once`: nothing is lost; a killed or failed write may repeat up to one window of records, in their order. `exactly_once`: records and positions are committed together in transactions, and a reader with isolation.level=read_committed sees each record once. It needs Kafka 4.0 on the target (transaction.version 2) and a `relay_id`."),
 			service.NewStringField(fieldRelayID).Default("").
-				Description("Names this relay in marks and headers: letters, digits, '.', '_' and '-', at most 128. Empty: the target's cluster ID. Two relays into one cluster that share topics each need their own."),
+				Description("Names this relay in marks and headers, and with `exactly_once` its transactions: letters, digits, '.', '_' and '-', at most 128. Empty: the target's cluster ID. Two relays into one cluster that share topics each need their own."),
+			service.NewDurationField(fieldCommitInterval).Default("200ms").Advanced().
+				Description("With `exactly_once`: records of one interval share a transaction. It is also committed when half the window is full, and at once when nothing more is on its way. What is read committed is late by up to this."),
+			service.NewDurationField(fieldTxnTimeout).Default("60s").Advanced().
+				Description("With `exactly_once`: how long the target waits for a relay that has died before it aborts its transaction; readers of committed records wait with it. At most the brokers' transaction.max.timeout.ms. Kafka: transaction.timeout.ms."),
 			service.NewStringField(fieldProgressTopic).Default("kafka_failover_progress").Advanced().
 				Description("Topic of the target that keeps the marks: 1 partition, cleanup.policy=compact, segment.bytes=16777216. Created if missing."),
 			service.NewInterpolatedStringField(fieldTopic).Default("").
-				Description("Topic for messages that no kafka_failover input made. Relayed ones go where the input's `topics` says, and refuse this field."),
+				Description("Topic for messages that no kafka_failover input made. Relayed ones go where the input's `topics` says and refuse this field, but with `exactly_once`, where it may send each record elsewhere."),
 			service.NewInterpolatedStringField(fieldKey).Default("").
-				Description("Record key for messages that no kafka_failover input made. Empty: no key."),
+				Description("Record key for messages that no kafka_failover input made, and with `exactly_once` for relayed ones. Empty: no key, and the source's for relayed ones."),
 			service.NewInterpolatedStringField(fieldPartition).Default("").Advanced().
-				Description("Partition number for messages that no kafka_failover input made. It must give a number for each. Not set: by key, as Kafka's default partitioner does."),
+				Description("Partition number for messages that no kafka_failover input made, and with `exactly_once` for relayed ones. It must give a number for each. Not set: by key, as Kafka's default partitioner does, and as the route says for relayed ones whose `topic` is not set."),
 			service.NewStringEnumField(fieldAcks, "all", "leader", "none").Default("all").Advanced().
 				Description("Whose acknowledgement counts as written. Kafka: acks. `leader` and `none` need `idempotent_write: false` and give up the promise that nothing is lost."),
 			service.NewBoolField(fieldIdempotent).Default(true).Advanced().
@@ -91,7 +98,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 			service.NewIntField(fieldReplication).Default(-1).Advanced().
 				Description("Replication factor of the progress topic when it is created; -1: the broker's default."),
 			service.NewStringField(fieldOriginHeader).Default("_origin").Advanced().
-				Description("Header that ties a target record to its source record. May be empty only with `resume: watermark`."),
+				Description("Header that ties a target record to its source record. May be empty only with `resume: watermark` or `delivery: exactly_once`."),
 			service.NewStringField(fieldTimestampHeader).Default("").Advanced().
 				Description("Header to write the source timestamp to, in nanoseconds, 8 bytes big-endian. `_t` is what kaf-relay writes. Empty: none."),
 			service.NewMetadataFilterField(fieldHeaderMetadata).Optional().Advanced().
@@ -109,33 +116,44 @@ const lintRule = `root = match {
   this.relay_id.or("") != "" && !this.relay_id.string().re_match("^[a-zA-Z0-9._-]{1,128}$") => [ "relay_id may hold letters, digits, '.', '_' and '-', at most 128 of them" ]
   !this.progress_topic.or("x").string().re_match("^[a-zA-Z0-9._-]{1,249}$") => [ "progress_topic is not a topic name: letters, digits, '.', '_' and '-', at most 249" ]
   !this.max_message_bytes.or("1MiB").string().re_match("^[0-9.]+ *([KkMmGg][Ii]?)?[Bb]?$") => [ "max_message_bytes is a size: write a number and a unit, such as 1MiB" ]
-  [ "linger", "metadata_max_age", "conn_idle_timeout" ].any(f -> !this.get(f).or("1s").string().re_match("^([0-9.]+(ns|us|µs|ms|s|m|h))+$")) => [ "linger, metadata_max_age and conn_idle_timeout are times: write a number and a unit, such as 500ms or 30s" ]
+  this.delivery.or("") == "exactly_once" && this.relay_id.or("") == "" => [ "delivery: exactly_once needs a relay_id: it names the relay's transactions" ]
+  this.delivery.or("") == "exactly_once" && (this.acks.or("all") != "all" || !this.idempotent_write.or(true)) => [ "delivery: exactly_once needs acks: all and idempotent_write: true" ]
+  [ "linger", "metadata_max_age", "conn_idle_timeout", "commit_interval", "transaction_timeout" ].any(f -> !this.get(f).or("1s").string().re_match("^([0-9.]+(ns|us|µs|ms|s|m|h))+$")) => [ "linger, metadata_max_age, conn_idle_timeout, commit_interval and transaction_timeout are times: write a number and a unit, such as 500ms or 30s" ]
   [ "max_in_flight", "max_buffered_records" ].any(f -> this.get(f).or(1).number(0) < 1) => [ "max_in_flight and max_buffered_records must be at least 1" ]
 }`
+
+// The values of the field delivery.
+const (
+	atLeastOnce = "at_least_once"
+	exactlyOnce = "exactly_once"
+)
 
 var topicPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 
 var relayIDPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,128}$`)
 
 type config struct {
-	conn          kafka.Conn
-	producer      kafka.Producer
-	relay         string
-	relayID       string
-	progressTopic string
-	replication   int16
-	topic         *service.InterpolatedString
-	key           *service.InterpolatedString
-	partition     *service.InterpolatedString
-	hasTopic      bool
-	hasKey        bool
-	hasPartition  bool
-	maxBuffered   int
-	maxInFlight   int
-	originHeader  string
-	rules         record.Rules
-	dropOnError   bool
-	logger        *service.Logger
+	conn     kafka.Conn
+	producer kafka.Producer
+	relay    string
+	relayID  string
+	// exactly: records and marks are committed together.
+	exactly        bool
+	commitInterval time.Duration
+	progressTopic  string
+	replication    int16
+	topic          *service.InterpolatedString
+	key            *service.InterpolatedString
+	partition      *service.InterpolatedString
+	hasTopic       bool
+	hasKey         bool
+	hasPartition   bool
+	maxBuffered    int
+	maxInFlight    int
+	originHeader   string
+	rules          record.Rules
+	dropOnError    bool
+	logger         *service.Logger
 }
 
 var compressions = map[string]kgo.CompressionCodec{
@@ -164,16 +182,22 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 			Linger:          r.Duration(fieldLinger, 0),
 			MaxMessageBytes: int32(r.Bytes(fieldMaxMessageBytes, 1024, 512<<20)),
 		},
-		relay:         r.String(fieldRelay),
-		relayID:       r.String(fieldRelayID),
-		progressTopic: r.String(fieldProgressTopic),
-		replication:   int16(r.Int(fieldReplication, -1, 32767)),
-		maxBuffered:   r.Int(fieldMaxBuffered, 1, 1<<30),
-		maxInFlight:   r.Int(fieldMaxInFlight, 1, 1024),
-		originHeader:  r.String(fieldOriginHeader),
-		rules:         record.Rules{TimestampHeader: r.String(fieldTimestampHeader)},
-		dropOnError:   r.String(fieldOnError) == "drop",
-		logger:        logger,
+		relay:   r.String(fieldRelay),
+		relayID: r.String(fieldRelayID),
+
+		exactly:        r.String(fieldDelivery) == exactlyOnce,
+		commitInterval: r.Duration(fieldCommitInterval, time.Millisecond),
+		progressTopic:  r.String(fieldProgressTopic),
+		replication:    int16(r.Int(fieldReplication, -1, 32767)),
+		maxBuffered:    r.Int(fieldMaxBuffered, 1, 1<<30),
+		maxInFlight:    r.Int(fieldMaxInFlight, 1, 1024),
+		originHeader:   r.String(fieldOriginHeader),
+		rules:          record.Rules{TimestampHeader: r.String(fieldTimestampHeader)},
+		dropOnError:    r.String(fieldOnError) == "drop",
+		logger:         logger,
+	}
+	if timeout := r.Duration(fieldTxnTimeout, time.Second); c.exactly {
+		c.producer.TransactionalID, c.producer.TransactionTimeout = transactionalID(c.relayID), timeout
 	}
 	c.topic, c.hasTopic = r.Interpolated(fieldTopic)
 	c.key, c.hasKey = r.Interpolated(fieldKey)
@@ -190,10 +214,17 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 	return c, c.check(r.String(fieldAcks))
 }
 
+// transactionalID names the transactions of a relay's one producer.
+func transactionalID(relayID string) string { return relayID + ".0" }
+
 func (c config) check(acks string) error {
 	switch {
 	case c.relayID != "" && !relayIDPattern.MatchString(c.relayID):
 		return fmt.Errorf("relay_id %q may hold letters, digits, '.', '_' and '-', at most 128 of them", c.relayID)
+	case c.exactly && c.relayID == "":
+		return errors.New("delivery: exactly_once needs a relay_id: it names the relay's transactions")
+	case c.exactly && (acks != "all" || !c.producer.Idempotent):
+		return errors.New("delivery: exactly_once needs acks: all and idempotent_write: true")
 	case acks != "all" && c.producer.Idempotent:
 		return fmt.Errorf("acks: %s needs idempotent_write: false, which gives up the promise that nothing is lost; write acks: all", acks)
 	case !topicPattern.MatchString(c.progressTopic):

@@ -38,13 +38,14 @@ func (o *Output) Begin(ctx context.Context, g *relay.Generation) error {
 	if err != nil {
 		return err
 	}
+	f.client = nil // the session's now
 	if s.progress != nil {
 		if err := s.firstMarks(ctx); err != nil {
 			s.hangUp()
 			return o.Explain(err, nil)
 		}
 	}
-	s.careful = o.refused.take()
+	s.careful, s.condemns = o.refused.take(), o.refused.any()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed || o.session != nil {
@@ -63,7 +64,7 @@ func (s *session) firstMarks(ctx context.Context) error {
 	o := s.out
 	ctx, cancel := context.WithTimeout(ctx, firstMarksTimeout)
 	defer cancel()
-	first, err := s.writeMarks(ctx, s.gen.Statements(true))
+	first, err := s.writeMarksAlone(ctx, s.client, s.gen.Statements(true))
 	if err != nil {
 		return err
 	}
@@ -112,6 +113,25 @@ func (s *session) writeMarks(ctx context.Context, statements []position.Statemen
 	return s.writeMarksWith(ctx, s.client, statements)
 }
 
+// writeMarksAlone writes marks that belong to no records: in a transaction of
+// their own, if everything is.
+func (s *session) writeMarksAlone(ctx context.Context, client *kgo.Client, statements []position.Statement) (int64, error) {
+	if s.tx == nil {
+		return s.writeMarksWith(ctx, client, statements)
+	}
+	if err := client.BeginTransaction(); err != nil {
+		return 0, err
+	}
+	first, err := s.writeMarksWith(ctx, client, statements)
+	if err != nil {
+		return 0, err
+	}
+	if err := client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		return 0, fmt.Errorf("committing marks: %w", err)
+	}
+	return first, nil
+}
+
 func (s *session) writeMarksWith(ctx context.Context, client *kgo.Client, statements []position.Statement) (int64, error) {
 	if len(statements) == 0 {
 		return 0, nil
@@ -149,6 +169,7 @@ func (s *session) mark(st position.Statement) (position.Key, position.Mark) {
 		Next: st.Next, Covered: make(map[int32]int64, len(st.Covered)),
 		TargetTopicID: part.TargetTopicID, Sources: s.gen.SourcesOf(st.Part),
 		Generation: s.out.generation, Instance: s.out.instance, Partitions: part.SourcePartitions, Pairs: st.Pairs,
+		Transactional: s.tx != nil,
 	}
 	for slot, end := range st.Covered {
 		m.Covered[s.gen.Slots[slot].Partition] = end
@@ -224,13 +245,19 @@ func (s *session) disown(ctx context.Context, d *relay.Disowned) error {
 		return err
 	}
 	defer client.Close()
-	_, err = s.writeMarksWith(ctx, client, statements)
+	_, err = s.writeMarksAlone(ctx, client, statements)
 	return err
 }
 
 // lastMarks writes what has moved since the last marks, if the session ends in
 // good order.
 func (s *session) lastMarks(ctx context.Context) {
+	if s.tx != nil {
+		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+		defer cancel()
+		s.tx.end(ctx)
+		return
+	}
 	if s.progress == nil || s.gen.Broken() != nil || s.gen.Down() != nil {
 		return
 	}

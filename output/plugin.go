@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/metrics"
@@ -54,12 +55,21 @@ type Output struct {
 	// one later means that the topic was recreated.
 	known   map[string]string
 	missing int // looks in a row that missed a target topic
-	named   time.Time
+	// fencedAt is when the transactions were taken away; zero if they are ours.
+	fencedAt time.Time
+	named    time.Time
 }
 
 type found struct {
 	progress *progress.Topic
 	topics   map[string]kafka.Topic
+	client   *kgo.Client // with exactly_once, until a session takes it
+}
+
+func (f *found) close() {
+	if f.client != nil {
+		f.client.Close()
+	}
 }
 
 // New builds the output. It opens nothing: Benthos builds outputs that it
@@ -77,16 +87,19 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Output, error) {
 		conf: conf, log: res.Logger(), instance: hex.EncodeToString(id),
 		name: "output " + componentName(res), metrics: metrics.NewOutput(res.Metrics()),
 	}
-	o.seats = append(o.seats, relay.Join(res, conf.relay).AnnounceOutput(o, o.hasTarget()))
+	o.seats = append(o.seats, relay.Join(res, conf.relay).AnnounceOutput(o, o.weak()))
 	if label := res.Label(); label != "" && conf.relay == "" {
 		// An output resource is found by its label.
-		o.seats = append(o.seats, relay.Join(res, label).AnnounceOutput(o, o.hasTarget()))
+		o.seats = append(o.seats, relay.Join(res, label).AnnounceOutput(o, o.weak()))
 	}
 	if !conf.producer.Idempotent {
 		o.log.Warn("idempotent_write is false: retries may reorder or repeat records, and with acks other than all the target may lose them")
 	}
 	return o, nil
 }
+
+// weak: the output is meant for messages that no kafka_failover input made.
+func (o *Output) weak() bool { return o.hasTarget() && !o.conf.exactly }
 
 // paired is the announcement at the hub where an input sits; nil without one.
 func (o *Output) paired() *relay.Seat {
@@ -180,7 +193,10 @@ func (o *Output) Close(ctx context.Context) error {
 	}
 	o.mu.Lock()
 	cluster := o.cluster
-	o.closed, o.cluster = true, nil
+	if o.found != nil {
+		o.found.close()
+	}
+	o.closed, o.cluster, o.found = true, nil, nil
 	o.mu.Unlock()
 	if cluster != nil {
 		cluster.Close()

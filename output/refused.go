@@ -32,6 +32,37 @@ func liesInRecord(err error) bool {
 type refusals struct {
 	mu   sync.Mutex
 	upTo map[position.TP]int64
+	// condemned are records that were refused alone, with the reason: in a
+	// transaction nothing can be left out once it was tried.
+	condemned map[position.TP]map[int64]error
+}
+
+// condemn remembers a record that will never be taken.
+func (f *refusals) condemn(bad *badMessage) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	tp := tpOf(bad.source)
+	if f.condemned == nil {
+		f.condemned = map[position.TP]map[int64]error{}
+	}
+	if f.condemned[tp] == nil {
+		f.condemned[tp] = map[int64]error{}
+	}
+	f.condemned[tp][bad.source.Record.Offset] = bad.err
+}
+
+// why a record is condemned; nil if it is not.
+func (f *refusals) why(tp position.TP, offset int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.condemned[tp][offset]
+}
+
+// any tells whether anything is condemned, so that few records are looked up.
+func (f *refusals) any() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.condemned) > 0
 }
 
 // careful is the stretches to be written one record at a time: source
@@ -81,7 +112,7 @@ func (s *session) alone(ctx context.Context, p *prepared, held int64) (int, erro
 	switch {
 	case s.careful.covers(s.gen, p.ticket):
 		n = len(p.records)
-	case p.ticket.Number() == 0:
+	case s.tx == nil && p.ticket.Number() == 0:
 		n = min(1, len(p.records))
 	}
 	if n == 0 {
@@ -105,6 +136,10 @@ func (d *delivery) handAlone(ctx context.Context, n int) error {
 			return fmt.Errorf("target partition %s/%d refused a record: %w", r.Topic, r.Partition, err)
 		default:
 			bad := &badMessage{d.p.sources[d.from], fmt.Errorf("target partition %s/%d will never take it: %w", r.Topic, r.Partition, err)}
+			if d.s.tx != nil { // with it the whole transaction; the next one does without
+				d.s.out.refused.condemn(bad)
+				return bad
+			}
 			if d.s.gen.Strict || !d.s.out.conf.dropOnError {
 				return stopAt(bad)
 			}

@@ -34,6 +34,12 @@ type session struct {
 	room     *semaphore.Weighted
 	capacity int64
 	careful  careful
+	// condemns: some records are known to be refused.
+	condemns bool
+	// counts are the partitions of topics that records were sent to by content.
+	counts sync.Map
+	// tx is nil but with delivery: exactly_once.
+	tx *transactor
 	// refusedIn holds, per slot, the first delivery that was refused there.
 	refusedIn map[int]*delivery
 
@@ -44,9 +50,12 @@ type session struct {
 }
 
 func (o *Output) newSession(g *relay.Generation, f *found) (*session, error) {
-	client, err := kafka.Dial(o.conf.producer.Opts(o.conf.conn))
-	if err != nil {
-		return nil, err
+	client := f.client // in a transaction from the first record on
+	if client == nil {
+		var err error
+		if client, err = kafka.Dial(o.conf.producer.Opts(o.conf.conn)); err != nil {
+			return nil, err
+		}
 	}
 	s := &session{
 		out: o, gen: g, client: client, progress: f.progress, topics: f.topics,
@@ -57,6 +66,9 @@ func (o *Output) newSession(g *relay.Generation, f *found) (*session, error) {
 	}
 	s.rules.Standard = g.Standard
 	s.hangUp = sync.OnceFunc(client.Close)
+	if o.conf.exactly {
+		s.tx = newTransactor(s)
+	}
 	return s, nil
 }
 
@@ -65,7 +77,10 @@ func (s *session) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.running.Go(func() { s.watch(ctx) })
-	if s.progress != nil {
+	switch {
+	case s.tx != nil:
+		s.running.Go(func() { s.tx.run(ctx) })
+	case s.progress != nil:
 		s.running.Go(func() { s.keepMarks(ctx) })
 	}
 }
@@ -99,7 +114,8 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 		t.Fail(err)
 		return
 	}
-	defer s.room.Release(n)
+	release := sync.OnceFunc(func() { s.room.Release(n) })
+	defer release()
 	if err := t.Hand(p.touches); err != nil {
 		t.Fail(err)
 		return
@@ -108,11 +124,32 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 		s.fatal(t, err)
 		return
 	}
-	s.deliver(ctx, p, n)
+	if s.tx == nil {
+		s.deliver(ctx, p, n)
+		return
+	}
+	if p.bad != nil { // no part of a batch is committed
+		s.stopBefore(ctx, p)
+		return
+	}
+	tx, err := s.tx.join(ctx, t)
+	if err != nil {
+		t.Fail(err)
+		return
+	}
+	if !s.deliver(ctx, p, n) {
+		return
+	}
+	s.tx.land(tx)
+	release()
+	if err := s.tx.await(ctx, tx); err != nil {
+		t.Fail(err)
+	}
 }
 
-// deliver hands a batch over within its turn and waits for it.
-func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
+// deliver hands a batch over within its turn and waits for it. It tells whether
+// all of it has landed.
+func (s *session) deliver(ctx context.Context, p *prepared, held int64) bool {
 	t, d := p.ticket, newDelivery(s, p)
 	alone, err := s.alone(ctx, p, held)
 	if err == nil {
@@ -134,13 +171,25 @@ func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
 	case p.bad != nil: // once all before it is in the target; nothing follows
 		if err := s.quiet(ctx, held); err != nil {
 			t.Fail(err)
-			return
+			return false
 		}
 		s.fatal(t, stopAt(p.bad))
 	default:
 		t.Landed(p.touches, d.ends)
 		t.Pass()
+		return true
 	}
+	return false
+}
+
+// stopBefore stops the relay before a batch with a record that cannot be
+// relayed, once everything before the batch is committed.
+func (s *session) stopBefore(ctx context.Context, p *prepared) {
+	if err := s.tx.flush(ctx); err != nil {
+		p.ticket.Fail(err)
+		return
+	}
+	s.fatal(p.ticket, stopAt(p.bad))
 }
 
 // quiet waits, within a turn, until nothing else is under way. held is what the

@@ -1,6 +1,7 @@
 package output
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,9 +24,15 @@ import (
 func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, error) {
 	o.mu.Lock()
 	old := o.session
+	if o.found != nil {
+		o.found.close()
+	}
 	o.session, o.found = nil, nil
 	o.mu.Unlock()
 	if old != nil {
+		if fenced(old.gen.Broken()) && o.fencedAt.IsZero() {
+			o.fencedAt = time.Now()
+		}
 		old.lastMarks(ctx) // of a generation that ended in good order
 		old.close()        // all its writes have ended, one way or the other
 		if err := old.settle(ctx); err != nil {
@@ -46,10 +53,14 @@ func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, err
 	}
 	b := &bearing{out: o, cluster: c, query: q}
 	if err := b.take(ctx); err != nil {
+		if b.client != nil {
+			b.client.Close()
+		}
 		return nil, o.Explain(err, b.keys)
 	}
+	b.noteMoves()
 	o.mu.Lock()
-	o.found = &found{progress: b.progress, topics: b.desc.Topics}
+	o.found = &found{progress: b.progress, topics: b.desc.Topics, client: b.client}
 	if b.progress != nil {
 		o.found.topics[b.progress.Name] = kafka.Topic{ID: b.progress.ID}
 	}
@@ -65,7 +76,7 @@ func isStop(err error) bool {
 // forOthers is the stop where the output is set up for messages that no
 // kafka_failover input made, or nil.
 func (o *Output) forOthers() error {
-	if !o.hasTarget() {
+	if !o.hasTarget() || o.conf.exactly {
 		return nil
 	}
 	return &position.Stop{
@@ -88,10 +99,11 @@ type bearing struct {
 	ends     map[position.TP]int64
 	keys     []position.Key
 	standing *relay.Standing
+	client   *kgo.Client // the transactional producer
 }
 
 func (b *bearing) take(ctx context.Context) error {
-	return b.each(ctx, b.describe, b.checkTopics, b.layOut, b.loadMarks, b.claim, b.listOffsets, b.gather, b.readSuffix)
+	return b.each(ctx, b.describe, b.checkTopics, b.layOut, b.fence, b.loadMarks, b.claim, b.listOffsets, b.gather, b.readSuffix)
 }
 
 func (b *bearing) each(ctx context.Context, steps ...func(context.Context) error) error {
@@ -217,8 +229,8 @@ func (b *bearing) layOut(context.Context) error {
 	if slices.Contains(b.topics(), o.conf.progressTopic) {
 		return &position.Stop{Reason: fmt.Sprintf("progress_topic %q is also the target of a route", o.conf.progressTopic), Cure: "give progress_topic another name"}
 	}
-	if st.OriginHeader == "" && b.query.Resume != position.ResumeWatermark {
-		return &position.Stop{Reason: "origin_header is empty, which only resume: watermark can do without", Cure: "set origin_header to a header name, such as _origin"}
+	if st.OriginHeader == "" && b.query.Resume != position.ResumeWatermark && !o.conf.exactly {
+		return &position.Stop{Reason: "origin_header is empty, which only resume: watermark and delivery: exactly_once can do without", Cure: "set origin_header to a header name, such as _origin"}
 	}
 	first := map[string]int{}
 	for _, name := range b.topics() {
@@ -329,7 +341,8 @@ func (b *bearing) awaitStable(ctx context.Context, topics []string) (map[positio
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("a transaction is open on target partition %s: its last stable offset %d stays below %d; wait for its timeout, or find its producer with kafka-transactions.sh find-hanging", at, stable[at], ends[at])
+			holds := b.cluster.OpenTransactions(context.WithoutCancel(ctx), at)
+			return nil, fmt.Errorf("a transaction is open on target partition %s: its last stable offset %d stays below %d; wait for its timeout, or find its producer with kafka-transactions.sh find-hanging: %s", at, stable[at], ends[at], cmp.Or(holds, "the broker names none"))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -339,13 +352,49 @@ func (b *bearing) listOffsets(ctx context.Context) (err error) {
 	if b.starts, err = b.cluster.Offsets(ctx, kafka.LogStart, b.topics()...); err != nil {
 		return err
 	}
-	if b.ends, err = b.awaitStable(ctx, b.topics()); err != nil {
+	if b.allTransactional() { // nothing of the target's records counts
+		b.ends, err = b.cluster.Offsets(ctx, kafka.HighWatermark, b.topics()...)
+	} else {
+		b.ends, err = b.awaitStable(ctx, b.topics())
+	}
+	if err != nil {
 		return err
 	}
 	for _, tp := range b.standing.Slots {
 		b.standing.Ends = append(b.standing.Ends, b.ends[tp])
 	}
 	return nil
+}
+
+// allTransactional tells whether every position stands in a mark that was
+// committed with its records.
+func (b *bearing) allTransactional() bool {
+	if !b.out.conf.exactly {
+		return false
+	}
+	for _, k := range b.keys {
+		if e, ok := b.marks[k]; !ok || !e.Mark.Transactional {
+			return false
+		}
+	}
+	return true
+}
+
+// noteMoves says that a relay goes on under another delivery than before.
+func (b *bearing) noteMoves() {
+	moved := 0
+	for _, k := range b.keys {
+		if e, ok := b.marks[k]; ok && e.Mark.Transactional != b.out.conf.exactly {
+			moved++
+		}
+	}
+	switch {
+	case moved == 0:
+	case b.out.conf.exactly:
+		b.out.log.Infof("Positions of %d partitions are taken over from delivery: at_least_once; from here on records and positions are committed together", moved)
+	default:
+		b.out.log.Warnf("Positions of %d partitions are taken over from delivery: exactly_once; from here on a killed or failed write may repeat up to one window of records", moved)
+	}
 }
 
 // gather puts together what is known of each source partition but the suffix.
@@ -416,8 +465,8 @@ func (b *bearing) readSuffix(ctx context.Context) error {
 	parts := map[position.TP]*relay.PartStanding{}
 	for i := range b.standing.Parts {
 		ps := &b.standing.Parts[i]
-		if ps.Evidence.Mark == nil {
-			continue
+		if ps.Evidence.Mark == nil || (ps.Evidence.Mark.Transactional && b.out.conf.exactly) {
+			continue // nothing stands behind a committed mark
 		}
 		parts[ps.Part.Source] = ps
 		for p, covered := range ps.Evidence.Mark.Covered {

@@ -111,6 +111,10 @@ type Producer struct {
 	// Plain: somebody else retries, so an unknown topic and a lost sequence
 	// are errors to report, not to wait out or to stop at.
 	Plain bool
+	// TransactionalID, if set, has everything written in transactions, which
+	// the broker aborts after TransactionTimeout.
+	TransactionalID    string
+	TransactionTimeout time.Duration
 }
 
 // Opts are the options of c's client. Retries and delivery time stay unlimited,
@@ -129,6 +133,9 @@ func (o Producer) Opts(c Conn) []kgo.Opt {
 	)
 	if !o.Plain {
 		opts = append(opts, kgo.UnknownTopicRetries(-1), kgo.StopProducerOnDataLossDetected())
+	}
+	if o.TransactionalID != "" {
+		opts = append(opts, kgo.TransactionalID(o.TransactionalID), kgo.TransactionTimeout(o.TransactionTimeout))
 	}
 	if !o.Idempotent {
 		opts = append(opts, kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(1))

@@ -57,6 +57,9 @@ type Mark struct {
 	// highest is the one in charge. Instance tells two of one generation apart.
 	Generation int64  `json:"generation"`
 	Instance   string `json:"instance"`
+	// Transactional: the mark was committed together with all the records that
+	// it accounts for, and nothing behind it is in the target.
+	Transactional bool `json:"transactional,omitempty"`
 	// Partitions is how many the source topic had: one beyond is new.
 	Partitions int32 `json:"partitions"`
 	// Pairs are up to MaxPairs samples of relayed source records, by rising

@@ -42,6 +42,7 @@ type Generation struct {
 	changed     chan struct{} // closed and replaced at each change somebody waits for
 	tracker     *position.Tracker
 	issued      uint64 // tickets issued so far; the next one gets this number
+	issuedAt    time.Time
 	turn        uint64 // whose turn it is to hand over
 	passed      map[uint64]struct{}
 	waiters     map[uint64]chan struct{}
@@ -156,6 +157,7 @@ func (g *Generation) Issue(ctx context.Context, bytes int, spans []Span) (*Ticke
 		t.entries[i] = g.tracker.Read(s.Part, s.Next, &s.Pair)
 	}
 	g.issued++
+	g.issuedAt = time.Now()
 	g.outstanding++
 	g.held += bytes
 	return t, nil
@@ -368,6 +370,16 @@ func (g *Generation) DrainedOrTrouble(ctx context.Context) (bool, error) {
 	})
 	return ok, err
 }
+
+// Rest tells how many tickets are out, and since when none was issued.
+func (g *Generation) Rest() (outstanding int, since time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.outstanding, g.issuedAt
+}
+
+// WindowBytes is the window.
+func (g *Generation) WindowBytes() int { return g.windowBytes }
 
 // Touch notes that the target has taken something.
 func (g *Generation) Touch() {

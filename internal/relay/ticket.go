@@ -112,7 +112,7 @@ func (t *Ticket) Turn(ctx context.Context) error {
 }
 
 // Touch says that the ticket writes records of the span at index Span into a
-// slot.
+// slot; a negative one stands for partitions that no route leads to.
 type Touch struct {
 	Span, Slot int
 }
@@ -127,6 +127,9 @@ func (t *Ticket) Hand(touches []Touch) error {
 		return ErrBroken
 	}
 	for _, x := range touches {
+		if x.Slot < 0 { // no partition of the route's topic
+			continue
+		}
 		g.tracker.Hand(t.entries[x.Span], x.Slot)
 	}
 	t.handed = true
@@ -178,6 +181,9 @@ func (t *Ticket) Landed(touches []Touch, ends []int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for i, x := range touches {
+		if x.Slot < 0 {
+			continue
+		}
 		g.tracker.Landed(t.entries[x.Span], x.Slot, ends[i])
 	}
 	t.landed = true
@@ -191,6 +197,20 @@ func (g *Generation) landed(t *Ticket) {
 		g.progress = time.Now()
 	}
 }
+
+// Settle notes, within a transaction that is about to be committed, that the
+// ticket is done if it is. Benthos' acknowledgement follows the commit.
+func (t *Ticket) Settle() {
+	g := t.gen
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range t.entries {
+		g.tracker.Done(e)
+	}
+}
+
+// Bytes is what the ticket takes of the window.
+func (t *Ticket) Bytes() int { return t.bytes }
 
 // Fail says that the output will not deliver the ticket, and breaks its
 // generation. The output then returns no error to Benthos: the input learns of

@@ -10,6 +10,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/Shopify/toxiproxy/v2/stream"
@@ -78,6 +79,12 @@ func (p *Proxies) Swallow() {
 
 // SwallowFetches lets everything through but requests for records.
 func (p *Proxies) SwallowFetches() { p.add(noFetch, "upstream", nil) }
+
+// Hold lets every byte towards the cluster pass only after d, even those of a
+// client that has died meanwhile.
+func (p *Proxies) Hold(d time.Duration) {
+	p.add("latency", "upstream", map[string]any{"latency": d.Milliseconds()})
+}
 
 // Heal undoes what Swallow and SwallowFetches did.
 func (p *Proxies) Heal() {
