@@ -3,6 +3,7 @@ package kafkafailover_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -239,12 +240,12 @@ func (w *world) coordinator() int {
 func TestExactlyOnceRefusedRecord(t *testing.T) {
 	for name, c := range map[string]struct {
 		config []string
-		record *kgo.Record
+		record func() *kgo.Record
 		says   string
 		mend   map[string]string
 	}{
-		"oversized": {[]string{"max.message.bytes", "20000"}, &kgo.Record{Value: make([]byte, 50_000)}, "MESSAGE_TOO_LARGE", map[string]string{"max.message.bytes": "1048588"}},
-		"future":    {nil, &kgo.Record{Value: []byte("{}"), Timestamp: time.Now().Add(2 * time.Hour)}, "INVALID_TIMESTAMP", map[string]string{"message.timestamp.after.max.ms": "9223372036854775807"}},
+		"oversized": {[]string{"max.message.bytes", "20000"}, func() *kgo.Record { return &kgo.Record{Value: incompressible(50_000)} }, "MESSAGE_TOO_LARGE", map[string]string{"max.message.bytes": "1048588"}},
+		"future":    {nil, func() *kgo.Record { return &kgo.Record{Value: []byte("{}"), Timestamp: time.Now().Add(2 * time.Hour)} }, "INVALID_TIMESTAMP", map[string]string{"message.timestamp.after.max.ms": "9223372036854775807"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -252,8 +253,9 @@ func TestExactlyOnceRefusedRecord(t *testing.T) {
 			w.create(w.source, topic, 1, "max.message.bytes", "10000000", "message.timestamp.after.max.ms", "9223372036854775807")
 			w.create(w.target, topic, 1, c.config...)
 			w.fill(topic, 5_000, 1, 100)
-			c.record.Topic = topic
-			w.produce(w.source, c.record)
+			bad := c.record()
+			bad.Topic = topic
+			w.produce(w.source, bad)
 			w.fillFrom(topic, 5_000, 5_000, 1, 100)
 			p := exactly(pipeline{topics: topic})
 			relay := w.once(p, 1)
@@ -277,9 +279,9 @@ func TestExactlyOnceRefusedRecord(t *testing.T) {
 			w.create(w.source, topic, 1, "max.message.bytes", "10000000", "message.timestamp.after.max.ms", "9223372036854775807")
 			w.create(w.target, topic, 1, c.config...)
 			w.fill(topic, 2_000, 1, 100)
-			r := *c.record
-			r.Topic = topic
-			w.produce(w.source, &r)
+			bad := c.record()
+			bad.Topic = topic
+			w.produce(w.source, bad)
 			w.fillFrom(topic, 2_000, 2_000, 1, 100)
 			p := exactly(pipeline{topics: topic, output: "on_error: drop"})
 			w.once(p, 0)
@@ -293,6 +295,15 @@ func TestExactlyOnceRefusedRecord(t *testing.T) {
 			}
 		})
 	}
+}
+
+func incompressible(n int) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
 }
 
 // A filter that drops nearly everything: what was filtered is committed as done,

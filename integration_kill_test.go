@@ -3,6 +3,7 @@ package kafkafailover_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,7 +54,9 @@ func (w *world) killWhileRelaying(p pipeline, topic string, r *rand.Rand) {
 	w.t.Helper()
 	relay := w.run(p)
 	before := ends(w.t, w.target, topic)
+	stuck := time.AfterFunc(50*time.Second, func() { relay.signal(syscall.SIGQUIT) }) // says where
 	eventually(w.t, time.Minute, "records arrive", func() bool { return ends(w.t, w.target, topic) > before })
+	stuck.Stop()
 	time.Sleep(time.Duration(r.IntN(1500)) * time.Millisecond) // a random moment, not a wait for anything
 	relay.kill()
 }

@@ -68,6 +68,9 @@ func (s *session) firstMarks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.tx != nil { // whoever comes later would have made the commit fail
+		return nil
+	}
 	entries, err := s.progress.Tail(ctx)
 	if err != nil {
 		return err

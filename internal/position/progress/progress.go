@@ -164,7 +164,7 @@ func (t *Topic) read(ctx context.Context, fn func(position.Key, *Entry)) error {
 	if got.ID != t.ID {
 		return fmt.Errorf("progress topic %q of %s is another one than at start (topic ID %s, now %s)", t.Name, t.cluster.Conn.Name, t.ID, got.ID)
 	}
-	ends, err := t.cluster.Offsets(ctx, kafka.HighWatermark, t.Name)
+	ends, err := t.cluster.Offsets(ctx, kafka.LastStable, t.Name) // further than that nothing is decided
 	if err != nil {
 		return err
 	}
