@@ -20,7 +20,7 @@ test: jars
 test-full: jars
 	KAFKA_FAILOVER_FULL=1 go test -count=1 -timeout 60m -p 1 -v ./...
 
-# The bare franz-go loop and the relay, interleaved.
+# The bare franz-go loop and the relay, without and with transactions, interleaved.
 bench-quick: jars build
 	cd bench && go run ./quick -relay ../bin/kafka-failover
 

@@ -114,8 +114,7 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 		t.Fail(err)
 		return
 	}
-	release := sync.OnceFunc(func() { s.room.Release(n) })
-	defer release()
+	defer s.room.Release(n)
 	if err := t.Hand(p.touches); err != nil {
 		t.Fail(err)
 		return
@@ -137,13 +136,8 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 		t.Fail(err)
 		return
 	}
-	if !s.deliver(ctx, p, n) {
-		return
-	}
-	s.tx.land(tx)
-	release()
-	if err := s.tx.await(ctx, tx); err != nil {
-		t.Fail(err)
+	if s.deliver(ctx, p, n) {
+		s.tx.land(tx)
 	}
 }
 

@@ -16,6 +16,11 @@ import (
 // transactor groups the batches of a commit interval into one transaction with
 // the marks of their source partitions. Batches join in their turn; while a
 // transaction is being committed the next one waits, and with it all behind it.
+//
+// A batch that has landed is given back to Benthos before the commit, so that
+// its messages need not be kept until then: if the transaction fails they are
+// read again. Its ticket stays out, and with it its place in the window and the
+// position, until the commit.
 type transactor struct {
 	s    *session
 	quit chan struct{} // closed when nothing more will join
@@ -60,6 +65,7 @@ func (x *transactor) join(ctx context.Context, t *relay.Ticket) (*transaction, e
 		case !x.closing:
 			tx, err := x.begin()
 			if err == nil {
+				t.Join()
 				tx.tickets = append(tx.tickets, t)
 				tx.bytes += t.Bytes()
 				x.wake()
@@ -113,7 +119,7 @@ func (x *transactor) await(ctx context.Context, tx *transaction) error {
 
 const (
 	// restFor without a new batch means that nothing is on its way.
-	restFor = 5 * time.Millisecond
+	restFor = 20 * time.Millisecond
 	// lookEvery is how often an open transaction is looked at.
 	lookEvery = 2 * time.Millisecond
 )
@@ -215,8 +221,20 @@ func (x *transactor) commit(ctx context.Context) error {
 	x.mu.Lock()
 	x.current, x.urgent = nil, false
 	x.mu.Unlock()
-	close(tx.done)
+	tx.over(nil)
 	return nil
+}
+
+// over tells everybody that the transaction is committed, or given up.
+func (tx *transaction) over(err error) {
+	tx.err = err
+	for _, t := range tx.tickets {
+		if err != nil {
+			t.Fail(err)
+		}
+		t.Leave()
+	}
+	close(tx.done)
 }
 
 // allLanded waits until all batches of tx are acknowledged.
@@ -254,8 +272,7 @@ func (x *transactor) fail(err error) {
 		x.failed = err
 	}
 	if x.current != nil {
-		x.current.err = relay.ErrBroken
-		close(x.current.done)
+		x.current.over(relay.ErrBroken)
 		x.current = nil
 	}
 	x.wake()

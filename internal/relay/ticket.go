@@ -19,7 +19,8 @@ const markBytes = 64 << 20
 //
 // Its life: issued by the input; claimed by the output (unless every message
 // was filtered); waits for its turn; its records are handed over; passes the
-// turn on; lands; is acknowledged through Benthos.
+// turn on; lands; is acknowledged through Benthos. One that has joined a
+// transaction keeps its place in the window until that is over.
 type Ticket struct {
 	gen     *Generation
 	number  uint64
@@ -31,6 +32,7 @@ type Ticket struct {
 	handed  bool
 	landed  bool
 	acked   bool
+	open    bool // in a transaction that is neither committed nor given up
 	failed  error
 }
 
@@ -198,14 +200,37 @@ func (g *Generation) landed(t *Ticket) {
 	}
 }
 
+// Join notes that the ticket's records are part of a transaction: whatever
+// Benthos acknowledges, the ticket is not done before Leave.
+func (t *Ticket) Join() {
+	t.gen.mu.Lock()
+	defer t.gen.mu.Unlock()
+	t.open = true
+}
+
 // Settle notes, within a transaction that is about to be committed, that the
-// ticket is done if it is. Benthos' acknowledgement follows the commit.
+// ticket is done if it is.
 func (t *Ticket) Settle() {
 	g := t.gen
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range t.entries {
 		g.tracker.Done(e)
+	}
+}
+
+// Leave ends what Join began, once the transaction is committed or, with the
+// generation broken, given up.
+func (t *Ticket) Leave() {
+	g := t.gen
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !t.open {
+		return
+	}
+	t.open = false
+	if t.acked {
+		t.release()
 	}
 }
 
@@ -232,24 +257,35 @@ func (t *Ticket) Fail(err error) {
 func (t *Ticket) Ack(err error) {
 	g := t.gen
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	if t.acked {
-		g.mu.Unlock()
 		return
 	}
 	t.acked = true
-	g.outstanding--
-	g.held -= t.bytes
 	switch {
-	case err == nil && t.failed == nil && (t.claimed || g.broken == nil):
-		t.done()
 	case err == nil:
 	case errors.Is(err, context.Canceled) && !t.claimed: // a stop, or a wrapper that gave up
+		t.failed = err
 		g.breakLocked(err)
 	default: // the output returns no error, so this is somebody else's
+		t.failed = err
 		g.disownLocked(fmt.Errorf("a batch of %s was refused by something other than the kafka_failover output: %v; remove what refuses it (error_handling.strict, a reject output, a processor that nacks)", t.describe(), err), false) //nolint:errorlint // Benthos unwraps a batch error and would drop this text
 	}
+	if !t.open {
+		t.release()
+	}
+}
+
+// release gives the ticket's place in the window back, and counts what was
+// delivered or filtered as done.
+func (t *Ticket) release() {
+	g := t.gen
+	g.outstanding--
+	g.held -= t.bytes
+	if t.failed == nil && (t.claimed || g.broken == nil) {
+		t.done()
+	}
 	g.wake()
-	g.mu.Unlock()
 }
 
 // done must be called under the lock.
