@@ -71,6 +71,11 @@ var shared struct {
 
 func sharedCluster(t testing.TB, name string) *kafkatest.Cluster {
 	t.Helper()
+	return shareCluster(t, name, kafkatest.Options{Heap: "384m", Front: true})
+}
+
+func shareCluster(t testing.TB, name string, o kafkatest.Options) *kafkatest.Cluster {
+	t.Helper()
 	shared.Lock()
 	defer shared.Unlock()
 	if c := shared.clusters[name]; c != nil {
@@ -79,7 +84,7 @@ func sharedCluster(t testing.TB, name string) *kafkatest.Cluster {
 		}
 		return c
 	}
-	c, err := kafkatest.Launch(name, kafkatest.Options{Heap: "384m", Front: true})
+	c, err := kafkatest.Launch(name, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,8 +203,9 @@ func generate(t testing.TB, perSecond int, record func(int) *kgo.Record, clients
 	}
 	go func() {
 		defer close(l.done)
-		tick := time.NewTicker(10 * time.Millisecond)
+		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
+		began := time.Now()
 		for {
 			select {
 			case <-ctx.Done():
@@ -209,7 +215,7 @@ func generate(t testing.TB, perSecond int, record func(int) *kgo.Record, clients
 				return
 			case <-tick.C:
 			}
-			for range perSecond / 100 {
+			for l.n < int(time.Since(began).Seconds()*float64(perSecond)) {
 				for _, cl := range clients {
 					cl.Produce(context.Background(), record(l.n), failed)
 				}

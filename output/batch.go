@@ -1,6 +1,7 @@
 package output
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -19,6 +20,7 @@ type prepared struct {
 	sources []*record.Source // of each record
 	touch   []int32          // of each record: index into touches
 	touches []relay.Touch
+	places  []place // of each record, where they are routed by content
 	// first holds, per span, the index of the record whose predecessor is in
 	// an earlier batch, -1 if the span has none; last its last source offset.
 	first []int
@@ -49,7 +51,7 @@ func tpOf(s *record.Source) position.TP {
 
 // prepare converts a batch, up to the first message that must not be relayed.
 // An error means that the pipeline lost what ties messages to their source
-// records.
+// records, unless it is an askError.
 func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepared, error) {
 	p := &prepared{ticket: t, first: make([]int, len(t.Spans())), last: make([]int64, len(t.Spans()))}
 	for i := range p.first {
@@ -57,13 +59,22 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 	}
 	kept := batch[:0:len(batch)]
 	headers := 0
+	byContent := s.out.hasTarget()
 	p.sources = make([]*record.Source, 0, len(batch))
 	for _, m := range batch {
 		src, err := s.sourceOf(t, m)
 		if err != nil {
 			return nil, err
 		}
-		if err := s.refuses(t, m, src); err != nil {
+		var at place
+		err = s.refuses(t, m, src)
+		if err == nil && byContent {
+			at, err = s.byContent(m, s.part(t, src), src)
+		}
+		if ask := (askError{}); errors.As(err, &ask) {
+			return nil, err
+		}
+		if err != nil {
 			p.bad = &badMessage{src, err}
 			if !s.out.conf.dropOnError {
 				// Pieces of the same record before it go with it: alone they
@@ -79,6 +90,9 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 		}
 		kept = append(kept, m)
 		p.sources = append(p.sources, src)
+		if byContent {
+			p.places = append(p.places, at)
+		}
 		headers += len(src.Record.Headers) + 2
 	}
 	prevs, err := p.link()
@@ -185,11 +199,11 @@ func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, h
 			}
 			hs, r.Headers = appendOwn(hs, r.Headers, kgo.RecordHeader{Key: s.gen.OriginHeader, Value: value})
 		}
-		slot, err := s.place(r, m, part, src)
-		if err != nil {
-			return fmt.Errorf("source record %s offset %d: %w", tpOf(src), src.Record.Offset, err)
+		if p.places != nil {
+			p.touch[i] = touches.of(src.Span, p.places[i].to(r))
+		} else {
+			p.touch[i] = touches.of(src.Span, s.byRoute(r, part, src))
 		}
-		p.touch[i] = touches.of(src.Span, slot)
 	}
 	for span, i := range p.first {
 		if i >= 0 && prevs[i] != fromTurn {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/position"
@@ -34,23 +35,13 @@ func (b *bearing) fence(ctx context.Context) error {
 	if !o.conf.exactly {
 		return nil
 	}
-	if b.query.Resume == position.ResumeWatermark {
-		return &position.Stop{Reason: "resume: watermark keeps no marks, and delivery: exactly_once commits them with the records", Cure: "use resume: auto"}
-	}
 	if !o.fencedAt.IsZero() {
 		if err := b.yield(ctx); err != nil {
 			return err
 		}
 	}
-	level, err := b.cluster.Feature(ctx, "transaction.version")
-	if err != nil {
+	if err := b.checkTransactions(ctx); err != nil {
 		return err
-	}
-	if level < transactionVersion {
-		return &position.Stop{
-			Reason: fmt.Sprintf("delivery: exactly_once needs transaction.version %d on the target (Kafka 4.0 or newer), which has %d", transactionVersion, level),
-			Cure:   fmt.Sprintf("upgrade it, then: kafka-features.sh --bootstrap-server %s upgrade --feature transaction.version=%d; or use delivery: at_least_once", o.conf.conn.SeedBrokers[0], transactionVersion),
-		}
 	}
 	client, err := kafka.Dial(o.conf.producer.Opts(o.conf.conn))
 	if err != nil {
@@ -64,6 +55,53 @@ func (b *bearing) fence(ctx context.Context) error {
 	}
 	b.client = client
 	return nil
+}
+
+// checkTransactions refuses what transactions cannot be had with, as far as
+// asking tells.
+func (b *bearing) checkTransactions(ctx context.Context) error {
+	o := b.out
+	if b.query.Resume == position.ResumeWatermark {
+		return &position.Stop{Reason: "resume: watermark keeps no marks, and delivery: exactly_once commits them with the records", Cure: "use resume: auto"}
+	}
+	level, err := b.cluster.Feature(ctx, "transaction.version")
+	if err != nil {
+		return err
+	}
+	if level < transactionVersion {
+		return &position.Stop{
+			Reason: fmt.Sprintf("delivery: exactly_once needs transaction.version %d on the target (Kafka 4.0 or newer), which has %d", transactionVersion, level),
+			Cure:   fmt.Sprintf("upgrade it, then: kafka-features.sh --bootstrap-server %s upgrade --feature transaction.version=%d; or use delivery: at_least_once", o.conf.conn.SeedBrokers[0], transactionVersion),
+		}
+	}
+	return nil
+}
+
+// stake signs the marks that are there, before anything else is looked at: the
+// instance that this one has fenced learns from them that it was taken over,
+// even if this one cannot relay yet.
+func (b *bearing) stake(ctx context.Context) error {
+	if b.client == nil {
+		return nil
+	}
+	var records []*kgo.Record
+	for _, k := range b.keys {
+		e, ok := b.marks[k]
+		if !ok || e.Mark.Instance == b.out.instance {
+			continue
+		}
+		e.Mark.Generation, e.Mark.Instance = b.out.generation, b.out.instance
+		records = append(records, markRecord(b.progress.Name, k, e.Mark))
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstMarksTimeout)
+	defer cancel()
+	return inTransaction(ctx, b.client, func() error {
+		_, err := produceMarks(ctx, b.client, records)
+		return err
+	})
 }
 
 // yield finds out whether another instance has fenced this one.

@@ -64,7 +64,8 @@ func (s *session) firstMarks(ctx context.Context) error {
 	o := s.out
 	ctx, cancel := context.WithTimeout(ctx, firstMarksTimeout)
 	defer cancel()
-	first, err := s.writeMarksAlone(ctx, s.client, s.gen.Statements(true))
+	statements, _ := s.gen.Statements(true)
+	first, err := s.writeMarksAlone(ctx, s.client, statements)
 	if err != nil {
 		return err
 	}
@@ -118,49 +119,71 @@ func (s *session) writeMarks(ctx context.Context, statements []position.Statemen
 
 // writeMarksAlone writes marks that belong to no records: in a transaction of
 // their own, if everything is.
-func (s *session) writeMarksAlone(ctx context.Context, client *kgo.Client, statements []position.Statement) (int64, error) {
+func (s *session) writeMarksAlone(ctx context.Context, client *kgo.Client, statements []position.Statement) (first int64, err error) {
 	if s.tx == nil {
 		return s.writeMarksWith(ctx, client, statements)
 	}
+	err = inTransaction(ctx, client, func() error {
+		first, err = s.writeMarksWith(ctx, client, statements)
+		return err
+	})
+	return first, err
+}
+
+// inTransaction commits what write writes.
+func inTransaction(ctx context.Context, client *kgo.Client, write func() error) error {
 	if err := client.BeginTransaction(); err != nil {
-		return 0, err
+		return err
 	}
-	first, err := s.writeMarksWith(ctx, client, statements)
-	if err != nil {
-		return 0, err
+	if err := write(); err != nil {
+		return err
 	}
 	if err := client.EndTransaction(ctx, kgo.TryCommit); err != nil {
-		return 0, fmt.Errorf("committing marks: %w", err)
+		return fmt.Errorf("committing marks: %w", err)
 	}
-	return first, nil
+	return nil
 }
 
 func (s *session) writeMarksWith(ctx context.Context, client *kgo.Client, statements []position.Statement) (int64, error) {
-	if len(statements) == 0 {
+	records := make([]*kgo.Record, len(statements))
+	for i, st := range statements {
+		key, mark := s.mark(st)
+		records[i] = markRecord(s.progress.Name, key, mark)
+	}
+	return produceMarks(ctx, client, records)
+}
+
+func markRecord(topic string, key position.Key, mark position.Mark) *kgo.Record {
+	return &kgo.Record{Topic: topic, Key: []byte(key.String()), Value: mark.Encode()}
+}
+
+// produceMarks writes marks and waits for their acknowledgements. It returns the
+// offset of the first.
+func produceMarks(ctx context.Context, client *kgo.Client, records []*kgo.Record) (int64, error) {
+	if len(records) == 0 {
 		return 0, nil
 	}
 	type result struct {
 		offset int64
 		err    error
 	}
-	results := make(chan result, len(statements))
-	for _, st := range statements {
-		key, mark := s.mark(st)
-		r := &kgo.Record{Topic: s.progress.Name, Key: []byte(key.String()), Value: mark.Encode()}
+	results := make(chan result, len(records))
+	topic := records[0].Topic
+	for _, r := range records {
 		client.Produce(context.Background(), r, func(r *kgo.Record, err error) { results <- result{r.Offset, err} })
 	}
 	first := int64(-1)
-	for range statements {
+	for range records {
 		select {
 		case r := <-results:
 			if r.err != nil {
-				return 0, fmt.Errorf("writing marks to %q: %w", s.progress.Name, r.err)
+				return 0, fmt.Errorf("writing marks to %q: %w", topic, r.err)
 			}
 			if first < 0 || r.offset < first {
 				first = r.offset
 			}
 		case <-ctx.Done():
-			return 0, fmt.Errorf("writing marks to %q: %w", s.progress.Name, ctx.Err())
+			return 0, fmt.Errorf("writing marks to %q: %w", topic, ctx.Err())
 		}
 	}
 	return first, nil
@@ -191,7 +214,8 @@ func (s *session) keepMarks(ctx context.Context) {
 		case <-tick.C:
 		case <-s.gen.MarkDue():
 		}
-		if _, err := s.writeMarks(ctx, s.gen.Statements(false)); err != nil {
+		statements, _ := s.gen.Statements(false)
+		if _, err := s.writeMarks(ctx, statements); err != nil {
 			if ctx.Err() == nil {
 				s.gen.Break(err)
 			}
@@ -209,12 +233,19 @@ func (s *session) settle(ctx context.Context) error {
 	if d == nil {
 		return nil
 	}
-	if s.progress != nil {
+	stop := &position.Stop{Reason: d.Err.Error()}
+	switch {
+	case s.progress == nil:
+	case s.tx != nil && !d.FromStart: // what is committed is certain, and its marks with it
+	default:
 		if err := s.disown(ctx, d); err != nil {
 			return fmt.Errorf("after %w: %w", d.Err, err)
 		}
+		if s.tx != nil {
+			stop.Reason += "; what was relayed since this start is relayed again"
+		}
 	}
-	return &position.Stop{Reason: d.Err.Error()}
+	return stop
 }
 
 func (s *session) disown(ctx context.Context, d *relay.Disowned) error {
@@ -266,7 +297,8 @@ func (s *session) lastMarks(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
-	if _, err := s.writeMarks(ctx, s.gen.Statements(false)); err != nil {
+	statements, _ := s.gen.Statements(false)
+	if _, err := s.writeMarks(ctx, statements); err != nil {
 		s.out.log.Debugf("The last marks were not written, the next start reads a little more: %v", err)
 	}
 }

@@ -2,12 +2,15 @@ package output
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/record"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
@@ -16,94 +19,138 @@ import (
 // elsewhere is the slot of partitions that no route leads to.
 const elsewhere = -1
 
-// place decides the partition of a relayed record: where its route leads, or,
-// with exactly_once, where the fields topic, key and partition say. It returns
-// the partition's slot.
-func (s *session) place(r *kgo.Record, m *service.Message, part *relay.Part, src *record.Source) (int, error) {
-	if s.out.hasTarget() {
-		return s.byContent(r, m, part, src)
-	}
+// place is where a record goes that is routed by its content.
+type place struct {
+	topic     string
+	partition int32
+	key       []byte
+	slot      int
+}
+
+// byRoute sends a record where its route leads.
+func (s *session) byRoute(r *kgo.Record, part *relay.Part, src *record.Source) int {
 	slot := part.FirstSlot
 	if part.Route.Mode == relay.ByKey {
 		slot += relay.PartitionByKey(r, src.Record.Partition, part.Slots)
 	}
 	r.Topic, r.Partition = s.gen.Slots[slot].Topic, s.gen.Slots[slot].Partition
-	return slot, nil
+	return slot
 }
 
-func (s *session) byContent(r *kgo.Record, m *service.Message, part *relay.Part, src *record.Source) (int, error) {
+// to sends a record to a place.
+func (at place) to(r *kgo.Record) int {
+	r.Topic, r.Partition, r.Key = at.topic, at.partition, at.key
+	return at.slot
+}
+
+// askError is a question to the target that was not answered: nothing is wrong
+// with the record that raised it.
+type askError struct{ error }
+
+func (e askError) Unwrap() error { return e.error }
+
+// byContent evaluates the fields topic, key and partition for a relayed message.
+// An error lies in the message, unless it is an askError.
+func (s *session) byContent(m *service.Message, part *relay.Part, src *record.Source) (place, error) {
 	conf := &s.out.conf
-	if conf.hasKey {
-		key, err := conf.key.TryBytes(m)
-		if err != nil {
-			return 0, fmt.Errorf("key: %w", err)
-		}
-		r.Key = key
+	at := place{topic: part.Route.Target, slot: elsewhere}
+	var err error
+	if at.key, err = s.contentKey(m, src); err != nil {
+		return at, err
 	}
-	r.Topic = part.Route.Target
 	if conf.hasTopic {
-		topic, err := conf.topic.TryString(m)
-		if err != nil {
-			return 0, fmt.Errorf("topic: %w", err)
+		if at.topic, err = conf.topic.TryString(m); err != nil {
+			return at, fmt.Errorf("topic: %w", err)
 		}
-		r.Topic = topic
 	}
-	n, err := s.partitionsOf(r.Topic)
+	switch at.topic {
+	case "":
+		return at, errors.New("topic is empty for a message: set topic to a name or an interpolation that gives one")
+	case conf.progressTopic:
+		return at, fmt.Errorf("topic is %q, which is the progress_topic: records there would be taken for marks", at.topic)
+	}
+	n, err := s.partitionsOf(at.topic)
 	if err != nil {
-		return 0, err
+		return at, err
 	}
 	switch {
 	case conf.hasPartition:
 		text, err := conf.partition.TryString(m)
 		if err != nil {
-			return 0, fmt.Errorf("partition: %w", err)
+			return at, fmt.Errorf("partition: %w", err)
 		}
 		p, err := strconv.ParseInt(text, 10, 32)
 		if err != nil || p < 0 || int(p) >= n {
-			return 0, fmt.Errorf("partition is %q and must be a number from 0 to %d, of topic %q", text, n-1, r.Topic)
+			return at, fmt.Errorf("partition is %q and must be a number from 0 to %d, of topic %q", text, n-1, at.topic)
 		}
-		r.Partition = int32(p)
-	case r.Topic == part.Route.Target && part.Route.Mode != relay.ByKey:
-		r.Partition = s.gen.Slots[part.FirstSlot].Partition
+		at.partition = int32(p)
+	case at.topic == part.Route.Target && part.Route.Mode != relay.ByKey:
+		at.partition = s.gen.Slots[part.FirstSlot].Partition
 	default:
-		r.Partition = int32(relay.PartitionByKey(r, src.Record.Partition, n))
+		at.partition = int32(relay.PartitionByKey(&kgo.Record{Key: at.key}, src.Record.Partition, n))
 	}
-	for slot := range s.gen.Slots {
-		if s.gen.Slots[slot] == (position.TP{Topic: r.Topic, Partition: r.Partition}) {
-			return s.slotOf(part, slot), nil
+	// Only of its route's partitions a mark tells how far they are covered.
+	for slot := part.FirstSlot; slot < part.FirstSlot+part.Slots; slot++ {
+		if s.gen.Slots[slot] == (position.TP{Topic: at.topic, Partition: at.partition}) {
+			at.slot = slot
 		}
 	}
-	return elsewhere, nil
+	return at, nil
 }
 
-// slotOf is a slot if the part may feed it by its route: only of those its mark
-// tells how far they are covered.
-func (s *session) slotOf(part *relay.Part, slot int) int {
-	if slot >= part.FirstSlot && slot < part.FirstSlot+part.Slots {
-		return slot
+func (s *session) contentKey(m *service.Message, src *record.Source) ([]byte, error) {
+	if !s.out.conf.hasKey {
+		return s.rules.Key(m, src.Record.Key), nil
 	}
-	return elsewhere
+	key, err := s.out.conf.key.TryBytes(m)
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	if len(key) == 0 {
+		return nil, nil // no key
+	}
+	return key, nil
+}
+
+// contentTopics are the topics that records were sent to by content, as they
+// were found first.
+func (s *session) contentTopics() map[string]kafka.Topic {
+	out := map[string]kafka.Topic{}
+	s.content.Range(func(name, t any) bool {
+		out[name.(string)] = t.(kafka.Topic)
+		return true
+	})
+	return out
 }
 
 // partitionsOf is how many partitions a topic of the target has.
 func (s *session) partitionsOf(topic string) (int, error) {
-	if n, ok := s.counts.Load(topic); ok {
-		return n.(int), nil
+	if t, ok := s.content.Load(topic); ok {
+		return int(t.(kafka.Topic).Partitions), nil
 	}
 	c, err := s.out.admin()
 	if err != nil {
-		return 0, err
+		return 0, askError{err}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), watchTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), fenceTimeout)
 	defer cancel()
-	d, err := c.Describe(ctx, topic)
-	if err != nil {
-		return 0, err
+	for try := 1; ; try++ {
+		d, err := c.Describe(ctx, topic)
+		if err != nil {
+			return 0, askError{err}
+		}
+		t := d.Topics[topic]
+		switch {
+		case t.Missing() && try == missingAfter: // a broker just started may not know it yet
+			return 0, fmt.Errorf("target topic %q, which topic gives for it, does not exist; create it: kafka-topics.sh --bootstrap-server %s --create --topic %s", topic, s.out.conf.conn.SeedBrokers[0], topic)
+		case t.Missing():
+			time.Sleep(watchInterval)
+			continue
+		}
+		if err := t.Usable(c.Conn.Name, topic); err != nil {
+			return 0, askError{err}
+		}
+		s.content.Store(topic, t)
+		return int(t.Partitions), nil
 	}
-	t := d.Topics[topic]
-	if err := t.Usable(c.Conn.Name, topic); err != nil {
-		return 0, err
-	}
-	s.counts.Store(topic, int(t.Partitions))
-	return int(t.Partitions), nil
 }

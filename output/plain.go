@@ -38,6 +38,9 @@ func (p *plain) open(o *Output) (*kgo.Client, error) {
 }
 
 func (p *plain) connect(ctx context.Context, o *Output) error {
+	if o.conf.exactly {
+		return fmt.Errorf("%s has delivery: exactly_once, which is for what a kafka_failover input reads: leave delivery out here", o.name)
+	}
 	if !o.conf.hasTopic {
 		return fmt.Errorf("%s has no topic to write to: set topic, or read with a kafka_failover input whose topics say where records go", o.name)
 	}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -36,7 +38,7 @@ func (o *Output) Preview(ctx context.Context, q relay.Query) (*relay.Preview, er
 	}
 	defer c.Close()
 	p.bearing = bearing{out: o, cluster: c, query: q}
-	if err := p.each(ctx, p.introduce, p.checkTopics); err != nil || p.Found.Failed() {
+	if err := p.each(ctx, p.introduce, p.checkTopics, p.checkDelivery); err != nil || p.Found.Failed() {
 		return p.Preview, err
 	}
 	steps := []func(context.Context) error{p.layOut, p.loadMarks, p.listOffsets, p.gather, p.readSuffix}
@@ -94,6 +96,45 @@ func (p *preview) checkTopics(context.Context) error {
 			p.Found.Add(preflight.Warn, preflight.OnTarget, "topic "+name, "message.timestamp.type=LogAppendTime: the target puts its own time in place of the records' timestamps")
 		}
 	}
+	return nil
+}
+
+// checkDelivery tells whether the target can take transactions, if they are
+// asked for. It does not become their producer: that would end a relay that runs.
+func (p *preview) checkDelivery(ctx context.Context) error {
+	conf := &p.out.conf
+	if !conf.exactly || p.query.MarksOnly {
+		return nil
+	}
+	add := func(level preflight.Level, format string, args ...any) {
+		p.Found.Add(level, preflight.OnTarget, "delivery", format, args...)
+	}
+	err := p.checkTransactions(ctx)
+	if isStop(err) {
+		add(preflight.Fail, "%v", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	id := conf.producer.TransactionalID
+	described, err := p.cluster.Admin.DescribeTransactions(ctx, id)
+	if err == nil {
+		err = described[id].Err
+	}
+	if errors.Is(err, kerr.TransactionalIDAuthorizationFailed) {
+		add(preflight.Fail, "%v", p.explainFence(err))
+		return nil
+	}
+	text, err := p.cluster.BrokerConfig(ctx, "transaction.max.timeout.ms")
+	if err != nil {
+		return err
+	}
+	if most, _ := strconv.ParseInt(text, 10, 64); most > 0 && conf.producer.TransactionTimeout > time.Duration(most)*time.Millisecond {
+		add(preflight.Fail, "%v", p.explainFence(kerr.InvalidTransactionTimeout))
+		return nil
+	}
+	add(preflight.OK, "exactly_once: transaction.version %d, transactional.id %s", transactionVersion, id)
 	return nil
 }
 

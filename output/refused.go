@@ -164,8 +164,17 @@ func (s *session) produceOne(ctx context.Context, r *kgo.Record) error {
 
 // stopAt names the record the relay stops at, and the ways on.
 func stopAt(bad *badMessage) error {
+	return stop(bad, "everything before it is in the target, nothing behind it")
+}
+
+// stopBefore is the same in transactions, which take no part of a batch.
+func stopBefore(bad *badMessage) error {
+	return stop(bad, "everything before the batch it was read in is committed, nothing behind that")
+}
+
+func stop(bad *badMessage, stands string) error {
 	return &position.Stop{
-		Reason: fmt.Sprintf("stopped at %v; everything before it is in the target, nothing behind it", bad),
+		Reason: fmt.Sprintf("stopped at %v; %s", bad, stands),
 		Cure:   "mend the cause and restart, or set on_error: drop to leave such records out",
 	}
 }

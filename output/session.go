@@ -36,8 +36,8 @@ type session struct {
 	careful  careful
 	// condemns: some records are known to be refused.
 	condemns bool
-	// counts are the partitions of topics that records were sent to by content.
-	counts sync.Map
+	// content are the topics that records were sent to by content.
+	content sync.Map // name -> kafka.Topic
 	// tx is nil but with delivery: exactly_once.
 	tx *transactor
 	// refusedIn holds, per slot, the first delivery that was refused there.
@@ -100,6 +100,10 @@ func (s *session) close() {
 // wrong is told to the generation.
 func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.MessageBatch) {
 	p, err := s.prepare(t, batch)
+	if ask := (askError{}); errors.As(err, &ask) { // the target does not answer
+		t.Fail(err)
+		return
+	}
 	if err != nil { // the batch is not what was read; what is missing may not be filtered
 		s.gen.Disown(err, true)
 		t.Fail(err)
@@ -107,6 +111,10 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 	}
 	if err := t.Turn(ctx); err != nil {
 		t.Fail(err)
+		return
+	}
+	if s.tx != nil && p.bad != nil { // no part of a batch is committed
+		s.stopBefore(ctx, p)
 		return
 	}
 	n := min(int64(len(p.records)), s.capacity)
@@ -125,10 +133,6 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 	}
 	if s.tx == nil {
 		s.deliver(ctx, p, n)
-		return
-	}
-	if p.bad != nil { // no part of a batch is committed
-		s.stopBefore(ctx, p)
 		return
 	}
 	tx, err := s.tx.join(ctx, t)
@@ -183,7 +187,7 @@ func (s *session) stopBefore(ctx context.Context, p *prepared) {
 		p.ticket.Fail(err)
 		return
 	}
-	s.fatal(p.ticket, stopAt(p.bad))
+	s.fatal(p.ticket, stopBefore(p.bad))
 }
 
 // quiet waits, within a turn, until nothing else is under way. held is what the

@@ -13,9 +13,12 @@ type Setup struct {
 	Rules record.Rules
 	// DropsFailed: messages that a processor failed on are left out.
 	DropsFailed bool
+	// ByContent: the fields topic, key or partition send records elsewhere than
+	// the routes do.
+	ByContent bool
 }
 
 // Setup returns it.
 func (o *Output) Setup() Setup {
-	return Setup{Conn: o.conf.conn, OriginHeader: o.conf.originHeader, Rules: o.conf.rules, DropsFailed: o.conf.dropOnError}
+	return Setup{Conn: o.conf.conn, OriginHeader: o.conf.originHeader, Rules: o.conf.rules, DropsFailed: o.conf.dropOnError, ByContent: o.hasTarget()}
 }

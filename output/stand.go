@@ -103,7 +103,7 @@ type bearing struct {
 }
 
 func (b *bearing) take(ctx context.Context) error {
-	return b.each(ctx, b.describe, b.checkTopics, b.layOut, b.fence, b.loadMarks, b.claim, b.listOffsets, b.gather, b.readSuffix)
+	return b.each(ctx, b.describe, b.checkTopics, b.layOut, b.fence, b.loadMarks, b.claim, b.stake, b.listOffsets, b.gather, b.readSuffix)
 }
 
 func (b *bearing) each(ctx context.Context, steps ...func(context.Context) error) error {
@@ -341,7 +341,13 @@ func (b *bearing) awaitStable(ctx context.Context, topics []string) (map[positio
 		}
 		select {
 		case <-ctx.Done():
-			holds := b.cluster.OpenTransactions(context.WithoutCancel(ctx), at)
+			holds, hanging := b.cluster.OpenTransactions(context.WithoutCancel(ctx), at)
+			if hanging >= 0 {
+				return nil, &position.Stop{
+					Reason: fmt.Sprintf("a transaction hangs on target partition %s: its last stable offset %d stays below %d, and no coordinator knows of it: %s", at, stable[at], ends[at], holds),
+					Cure:   fmt.Sprintf("kafka-transactions.sh --bootstrap-server %s abort --topic %s --partition %d --start-offset %d", b.out.conf.conn.SeedBrokers[0], at.Topic, at.Partition, hanging),
+				}
+			}
 			return nil, fmt.Errorf("a transaction is open on target partition %s: its last stable offset %d stays below %d; wait for its timeout, or find its producer with kafka-transactions.sh find-hanging: %s", at, stable[at], ends[at], cmp.Or(holds, "the broker names none"))
 		case <-time.After(50 * time.Millisecond):
 		}

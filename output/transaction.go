@@ -199,7 +199,10 @@ func (x *transactor) commit(ctx context.Context) error {
 			t.Settle()
 		}
 	}
-	statements := x.s.gen.Statements(false)
+	statements, ok := x.s.gen.Statements(false)
+	if !ok { // without marks nothing may be committed
+		return relay.ErrBroken
+	}
 	if tx == nil {
 		if len(statements) == 0 {
 			return nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
@@ -95,16 +97,14 @@ func (s *session) look(ctx context.Context, w *watcher) error {
 }
 
 func (s *session) lookAtTopics(ctx context.Context, c *kafka.Cluster, w *watcher) error {
-	names := make([]string, 0, len(s.topics)+1)
-	for name := range s.topics {
-		names = append(names, name)
-	}
-	d, err := c.Describe(ctx, names...)
+	known := s.contentTopics()
+	maps.Copy(known, s.topics)
+	d, err := c.Describe(ctx, slices.Collect(maps.Keys(known))...)
 	if err != nil {
 		return err
 	}
 	missing := ""
-	for name, was := range s.topics {
+	for name, was := range known {
 		now := d.Topics[name]
 		switch {
 		case now.Missing():

@@ -67,6 +67,29 @@ func (c *Cluster) Configs(ctx context.Context, topics ...string) (map[string]Top
 	return out, nil
 }
 
+// BrokerConfig is the value of a setting on a broker, empty where it may not be
+// read.
+func (c *Cluster) BrokerConfig(ctx context.Context, name string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	brokers, err := c.Admin.ListBrokers(ctx)
+	if err != nil || len(brokers) == 0 {
+		return "", c.unreachable(fmt.Errorf("listing brokers: %w", err))
+	}
+	described, err := c.Admin.DescribeBrokerConfigs(ctx, brokers[0].NodeID)
+	if err != nil {
+		return "", nil //nolint:nilerr // reading it may be forbidden
+	}
+	for _, rc := range described {
+		for _, kv := range rc.Configs {
+			if kv.Key == name {
+				return kv.MaybeValue(), nil
+			}
+		}
+	}
+	return "", nil
+}
+
 func (t *TopicConfig) set(key, value string) {
 	n, _ := strconv.ParseInt(value, 10, 64)
 	switch key {

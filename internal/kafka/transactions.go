@@ -36,28 +36,32 @@ func (c *Cluster) Feature(ctx context.Context, name string) (int16, error) {
 
 // OpenTransactions names the producers that hold transactions open in a
 // partition: what keeps its last stable offset back. It is empty where the
-// broker does not tell.
-func (c *Cluster) OpenTransactions(ctx context.Context, tp position.TP) string {
+// broker does not tell. hanging is the start offset of one that no coordinator
+// knows of, which never ends by itself (KIP-664); -1 without any.
+func (c *Cluster) OpenTransactions(ctx context.Context, tp position.TP) (names string, hanging int64) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	hanging = -1
 	set := kadm.TopicsSet{}
 	set.Add(tp.Topic, tp.Partition)
 	described, err := c.Admin.DescribeProducers(ctx, set)
 	if err != nil {
-		return ""
+		return "", hanging
 	}
-	var names []string
+	var list []string
 	described.EachProducer(func(p kadm.DescribedProducer) {
 		if p.CurrentTxnStartOffset < 0 {
 			return
 		}
 		name := fmt.Sprintf("producer ID %d", p.ProducerID)
-		if listed, err := c.Admin.ListTransactions(ctx, []int64{p.ProducerID}, nil); err == nil {
-			for id := range listed {
-				name += fmt.Sprintf(" (transactional.id %q)", id)
-			}
+		listed, err := c.Admin.ListTransactions(ctx, []int64{p.ProducerID}, nil)
+		for id := range listed {
+			name += fmt.Sprintf(" (transactional.id %q)", id)
 		}
-		names = append(names, fmt.Sprintf("%s since offset %d", name, p.CurrentTxnStartOffset))
+		if err == nil && len(listed) == 0 {
+			hanging = p.CurrentTxnStartOffset
+		}
+		list = append(list, fmt.Sprintf("%s since offset %d", name, p.CurrentTxnStartOffset))
 	})
-	return strings.Join(names, ", ")
+	return strings.Join(list, ", "), hanging
 }

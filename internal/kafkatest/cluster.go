@@ -52,6 +52,8 @@ type Options struct {
 	Heap  string            // "256m" if empty
 	JIT   bool              // the full compiler, for benchmarks
 	Front bool              // a second listener, to be reached through a proxy
+	// Features are finalized at these levels when storage is formatted.
+	Features map[string]int
 }
 
 // Front is a listener of a node for clients that come through a proxy: the node
@@ -143,7 +145,11 @@ func (n *node) prepare(libs string, o Options, ports []int) error {
 	if err := os.WriteFile(n.config, []byte(n.properties(o, dir, ports)), 0o600); err != nil {
 		return err
 	}
-	cmd := exec.Command("java", n.java(libs, "kafka.tools.StorageTool", "format", "-t", clusterID(n.cluster.Name, ports[0]), "-c", n.config)...)
+	args := []string{"kafka.tools.StorageTool", "format", "-t", clusterID(n.cluster.Name, ports[0]), "-c", n.config}
+	for name, level := range o.Features {
+		args = append(args, "--feature", fmt.Sprintf("%s=%d", name, level))
+	}
+	cmd := exec.Command("java", n.java(libs, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("formatting storage of %s node %d: %w\n%s", n.cluster.Name, n.id, err, out)
 	}

@@ -127,7 +127,7 @@ func (ru Rules) Fill(dst *kgo.Record, m *service.Message, src *kgo.Record, heade
 		dst.Value = []byte{} // empty is not a tombstone
 	}
 	dst.Timestamp = src.Timestamp
-	dst.Key = ru.key(m, src.Key)
+	dst.Key = ru.Key(m, src.Key)
 
 	start := len(headers)
 	for i, h := range src.Headers {
@@ -156,7 +156,8 @@ func (ru Rules) timestamp(src *kgo.Record) kgo.RecordHeader {
 	return kgo.RecordHeader{Key: ru.TimestampHeader, Value: nanos(src.Timestamp.UnixNano())}
 }
 
-func (ru Rules) key(m *service.Message, was []byte) []byte {
+// Key is the target record's: the source's, unless the pipeline changed it.
+func (ru Rules) Key(m *service.Message, was []byte) []byte {
 	v, ok := m.MetaGetImmut(MetaKey)
 	if !ok {
 		if ru.Standard {

@@ -264,7 +264,8 @@ func (g *Generation) Disowned() *Disowned {
 	return g.disowned
 }
 
-// Certain returns the positions that stay certain after d.
+// Certain returns the positions that stay certain after d, where marks follow
+// the records.
 func (g *Generation) Certain(d *Disowned) []int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -389,23 +390,24 @@ func (g *Generation) Touch() {
 }
 
 // Statements returns what new marks may say, for the parts whose position has
-// moved; all of them says so for every part. A broken generation says nothing.
-func (g *Generation) Statements(all bool) []position.Statement {
+// moved; all of them says so for every part. A broken generation says nothing,
+// and false.
+func (g *Generation) Statements(all bool) ([]position.Statement, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.sinceMark = 0
 	if g.broken != nil {
-		return nil
+		return nil, false
 	}
 	if !all {
-		return g.tracker.Changed()
+		return g.tracker.Changed(), true
 	}
 	g.tracker.Changed()
 	out := make([]position.Statement, len(g.Parts))
 	for i := range g.Parts {
 		out[i] = g.tracker.State(i)
 	}
-	return out
+	return out, true
 }
 
 // MarkDue is signalled when so many bytes were acknowledged since the last

@@ -9,8 +9,9 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/Shopify/toxiproxy/v2/stream"
@@ -23,8 +24,9 @@ import (
 
 // Proxies stand before all nodes of a cluster.
 type Proxies struct {
-	t    testing.TB
-	list []*toxiproxy.Proxy
+	t      testing.TB
+	list   []*toxiproxy.Proxy
+	frames *frames // of Framed
 }
 
 // Before opens a proxy before every node of a cluster that has fronts. They end
@@ -80,10 +82,73 @@ func (p *Proxies) Swallow() {
 // SwallowFetches lets everything through but requests for records.
 func (p *Proxies) SwallowFetches() { p.add(noFetch, "upstream", nil) }
 
-// Hold lets every byte towards the cluster pass only after d, even those of a
-// client that has died meanwhile.
-func (p *Proxies) Hold(d time.Duration) {
-	p.add("latency", "upstream", map[string]any{"latency": d.Milliseconds()})
+// Held are requests of one kind that proxies meet.
+type Held struct {
+	api  uint16
+	pass bool
+
+	frames   *frames
+	mu       sync.Mutex
+	n        int
+	first    chan struct{} // closed when the first one was met
+	released chan struct{}
+}
+
+// Requests that can be held, by their API keys.
+const (
+	Produce = 0
+	EndTxn  = 26
+)
+
+// Framed opens proxies that know Kafka's requests, for HoldRequests and
+// PassRequests.
+func Framed(t testing.TB, c *kafkatest.Cluster) *Proxies {
+	t.Helper()
+	p := Before(t, c)
+	p.frames = new(frames)
+	allFrames.Lock()
+	allFrames.list = append(allFrames.list, p.frames)
+	n := len(allFrames.list) - 1
+	allFrames.Unlock()
+	p.add(holdFrames, "upstream", map[string]any{"frames": n}) // before any connection, so that it meets whole requests
+	return p
+}
+
+// HoldRequests stops requests of one kind, and what comes behind them on their
+// connections, until Release: even those of a client that has died meanwhile.
+func (p *Proxies) HoldRequests(api uint16) *Held { return p.hold(api, false) }
+
+// PassRequests lets them through, to tell when the first one is.
+func (p *Proxies) PassRequests(api uint16) *Held { return p.hold(api, true) }
+
+func (p *Proxies) hold(api uint16, pass bool) *Held {
+	h := &Held{api: api, pass: pass, frames: p.frames, first: make(chan struct{}), released: make(chan struct{})}
+	p.frames.held.Store(h)
+	return h
+}
+
+// First is closed when the first such request was met.
+func (h *Held) First() <-chan struct{} { return h.first }
+
+// Count is how many were met.
+func (h *Held) Count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.n
+}
+
+// Release lets everything go on.
+func (h *Held) Release() {
+	h.frames.held.CompareAndSwap(h, nil)
+	close(h.released)
+}
+
+func (h *Held) meet() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.n++; h.n == 1 {
+		close(h.first)
+	}
 }
 
 // Heal undoes what Swallow and SwallowFetches did.
@@ -106,18 +171,68 @@ func (p *Proxies) add(kind, direction string, attributes map[string]any) {
 	}
 }
 
-const noFetch = "no_fetch"
+const (
+	noFetch    = "no_fetch"
+	holdFrames = "hold_frames"
+)
 
-func init() { toxics.Register(noFetch, new(swallowFetches)) }
+func init() {
+	toxics.Register(noFetch, new(swallowFetches))
+	toxics.Register(holdFrames, new(holdRequests))
+}
 
-// swallowFetches is a toxic that reads Kafka's frames (length, then the request
-// with its API key first) and drops those of Fetch.
+// swallowFetches is a toxic that drops Fetch requests.
 type swallowFetches struct{}
 
 const apiFetch = 1
 
 // Pipe implements toxics.Toxic.
 func (*swallowFetches) Pipe(stub *toxics.ToxicStub) {
+	eachFrame(stub, func(api uint16, write func()) {
+		if api != apiFetch {
+			write()
+		}
+	})
+}
+
+// frames is what proxies do with requests.
+type frames struct{ held atomic.Pointer[Held] }
+
+// allFrames are what the toxics made from JSON refer to.
+var allFrames struct {
+	sync.Mutex
+	list []*frames
+}
+
+// holdRequests is a toxic that stops requests of one kind.
+type holdRequests struct {
+	Frames int `json:"frames"`
+}
+
+// Pipe implements toxics.Toxic.
+func (t *holdRequests) Pipe(stub *toxics.ToxicStub) {
+	allFrames.Lock()
+	f := allFrames.list[t.Frames]
+	allFrames.Unlock()
+	eachFrame(stub, func(api uint16, write func()) {
+		h := f.held.Load()
+		switch {
+		case h == nil || api != h.api:
+			write()
+		case h.pass:
+			write()
+			h.meet()
+		default:
+			h.meet()
+			<-h.released
+			write()
+		}
+	})
+}
+
+// eachFrame reads Kafka's frames: length, then the request with its API key
+// first.
+func eachFrame(stub *toxics.ToxicStub, handle func(api uint16, write func())) {
 	in := stream.NewChanReader(stub.Input)
 	in.SetInterrupt(stub.Interrupt)
 	out := stream.NewChanWriter(stub.Output)
@@ -137,8 +252,6 @@ func (*swallowFetches) Pipe(stub *toxics.ToxicStub) {
 			stub.Close()
 			return
 		}
-		if binary.BigEndian.Uint16(head[4:]) != apiFetch {
-			_, _ = out.Write(append(head[:], body...))
-		}
+		handle(binary.BigEndian.Uint16(head[4:]), func() { _, _ = out.Write(append(head[:], body...)) })
 	}
 }
