@@ -209,8 +209,10 @@ func generate(t testing.TB, perSecond int, record func(int) *kgo.Record, clients
 		for {
 			select {
 			case <-ctx.Done():
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
 				for _, cl := range clients {
-					failed(nil, cl.Flush(context.Background()))
+					failed(nil, cl.Flush(ctx))
 				}
 				return
 			case <-tick.C:
@@ -223,7 +225,7 @@ func generate(t testing.TB, perSecond int, record func(int) *kgo.Record, clients
 			}
 		}
 	}()
-	t.Cleanup(cancel)
+	t.Cleanup(l.stop)
 	return l
 }
 

@@ -118,8 +118,8 @@ func (s *session) refuses(t *relay.Ticket, m *service.Message, src *record.Sourc
 	if err := m.GetError(); err != nil {
 		return fmt.Errorf("a processor failed on it: %w", err)
 	}
-	if s.condemns {
-		if err := s.out.refused.why(tpOf(src), src.Record.Offset); err != nil {
+	if len(s.condemned) > 0 {
+		if err := s.condemned[tpOf(src)][src.Record.Offset]; err != nil {
 			return err
 		}
 	}

@@ -118,7 +118,6 @@ const lintRule = `root = match {
   !this.max_message_bytes.or("1MiB").string().re_match("^[0-9.]+ *([KkMmGg][Ii]?)?[Bb]?$") => [ "max_message_bytes is a size: write a number and a unit, such as 1MiB" ]
   this.delivery.or("") == "exactly_once" && this.relay_id.or("") == "" => [ "delivery: exactly_once needs a relay_id: it names the relay's transactions" ]
   this.delivery.or("") == "exactly_once" && (this.acks.or("all") != "all" || !this.idempotent_write.or(true)) => [ "delivery: exactly_once needs acks: all and idempotent_write: true" ]
-  this.delivery.or("") == "exactly_once" && this.commit_interval.or("200ms").parse_duration().catch(0) * 2 > this.transaction_timeout.or("60s").parse_duration().catch(9223372036854775807) => [ "commit_interval must be at most half of transaction_timeout: the target aborts a transaction that is open for longer" ]
   [ "linger", "metadata_max_age", "conn_idle_timeout", "commit_interval", "transaction_timeout" ].any(f -> !this.get(f).or("1s").string().re_match("^([0-9.]+(ns|us|µs|ms|s|m|h))+$")) => [ "linger, metadata_max_age, conn_idle_timeout, commit_interval and transaction_timeout are times: write a number and a unit, such as 500ms or 30s" ]
   [ "max_in_flight", "max_buffered_records" ].any(f -> this.get(f).or(1).number(0) < 1) => [ "max_in_flight and max_buffered_records must be at least 1" ]
 }`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -27,6 +28,12 @@ const (
 	standAside = 10 * time.Second
 )
 
+// ownerKey is the key of a mark that holds no position: it says which instance
+// has the transactional ID, whatever topics it relays. No topic is called ".".
+func ownerKey(relayID string) position.Key {
+	return position.Key{RelayID: relayID, Source: position.TP{Topic: "."}, Target: "."}
+}
+
 // fence makes this instance the one producer of the relay's transactions:
 // what an earlier one has open is aborted, and it cannot write any more
 // (InitProducerID, KIP-98). What is in the target then is decided.
@@ -35,7 +42,7 @@ func (b *bearing) fence(ctx context.Context) error {
 	if !o.conf.exactly {
 		return nil
 	}
-	if !o.fencedAt.IsZero() {
+	if o.generation > 0 { // whoever has taken over is left in peace
 		if err := b.yield(ctx); err != nil {
 			return err
 		}
@@ -43,17 +50,46 @@ func (b *bearing) fence(ctx context.Context) error {
 	if err := b.checkTransactions(ctx); err != nil {
 		return err
 	}
-	client, err := kafka.Dial(o.conf.producer.Opts(o.conf.conn))
+	client, err := o.becomeProducer(ctx, o.conf.producer)
+	b.client = client
+	return err
+}
+
+func (o *Output) becomeProducer(ctx context.Context, p kafka.Producer) (*kgo.Client, error) {
+	client, err := kafka.Dial(p.Opts(o.conf.conn))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
 	if _, _, err := client.ProducerID(ctx); err != nil {
 		client.Close()
-		return b.explainFence(err)
+		return nil, o.explainFence(p, err)
 	}
-	b.client = client
+	return client, nil
+}
+
+// retire ends, for a relay that goes back to at_least_once, whatever instance
+// still has its transactions: one that was only paused would go on with them.
+func (b *bearing) retire(ctx context.Context) error {
+	o := b.out
+	if o.conf.exactly || b.progress == nil || o.generation > 0 {
+		return nil
+	}
+	if err := b.glance(ctx); err != nil {
+		return err
+	}
+	e, ok := b.marks[ownerKey(b.standing.RelayID)]
+	if !ok || e.Mark.Instance == o.instance {
+		return nil
+	}
+	p := o.conf.producer
+	p.TransactionalID, p.TransactionTimeout = transactionalID(b.standing.RelayID), time.Minute
+	client, err := o.becomeProducer(ctx, p)
+	if err != nil {
+		return err
+	}
+	client.Close()
 	return nil
 }
 
@@ -77,37 +113,82 @@ func (b *bearing) checkTransactions(ctx context.Context) error {
 	return nil
 }
 
-// stake signs the marks that are there, before anything else is looked at: the
-// instance that this one has fenced learns from them that it was taken over,
-// even if this one cannot relay yet.
+// stake signs the marks that are there, and the owner's, before anything else is
+// looked at: the instance that this one has fenced learns from them that it was
+// taken over, even if this one cannot relay yet. What was written before the
+// fence stands before them.
 func (b *bearing) stake(ctx context.Context) error {
 	if b.client == nil {
 		return nil
 	}
-	var records []*kgo.Record
+	sign := func(k position.Key, m position.Mark) *kgo.Record {
+		m.Generation, m.Instance = b.out.generation, b.out.instance
+		return markRecord(b.progress.Name, k, m)
+	}
+	owner := ownerKey(b.standing.RelayID)
+	records := []*kgo.Record{sign(owner, position.Mark{Transactional: true})}
+	live := false // an instance that transactions do not fence may still write
 	for _, k := range b.keys {
-		e, ok := b.marks[k]
-		if !ok || e.Mark.Instance == b.out.instance {
-			continue
+		if e, ok := b.marks[k]; ok && e.Mark.Instance != b.out.instance {
+			records = append(records, sign(k, e.Mark))
+			live = live || !e.Mark.Transactional
 		}
-		e.Mark.Generation, e.Mark.Instance = b.out.generation, b.out.instance
-		records = append(records, markRecord(b.progress.Name, k, e.Mark))
 	}
-	if len(records) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, firstMarksTimeout)
+	within, cancel := context.WithTimeout(ctx, firstMarksTimeout)
 	defer cancel()
-	return inTransaction(ctx, b.client, func() error {
-		_, err := produceMarks(ctx, b.client, records)
+	if err := inTransaction(within, b.client, func() error {
+		_, err := produceMarks(within, b.client, records)
 		return err
-	})
+	}); err != nil {
+		return err
+	}
+	if err := b.confirm(ctx, owner); err != nil || !live {
+		return err
+	}
+	// It looks for newer marks once in watchInterval, and ends.
+	select {
+	case <-time.After(watchInterval + watchTimeout):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// confirm makes sure that the marks were read to their end: a broker that no
+// longer leads may have answered.
+func (b *bearing) confirm(ctx context.Context, owner position.Key) error {
+	entries, err := b.progress.Tail(ctx)
+	if err != nil {
+		return err
+	}
+	seen := false
+	for _, e := range entries {
+		switch {
+		case e.Mark.Instance == b.out.instance:
+			seen = seen || e.Key == owner
+		case e.Key == owner || slices.Contains(b.keys, e.Key):
+			return fmt.Errorf("marks of progress topic %q were written while they were read; they are read again", b.progress.Name)
+		}
+	}
+	if !seen {
+		return fmt.Errorf("progress topic %q does not show the marks just written; they are read again", b.progress.Name)
+	}
+	return nil
+}
+
+// glance reads the marks that are decided, and waits for no others.
+func (b *bearing) glance(ctx context.Context) (err error) {
+	b.marks, err = b.progress.Load(ctx)
+	return err
 }
 
 // yield finds out whether another instance has fenced this one.
 func (b *bearing) yield(ctx context.Context) error {
-	if err := b.each(ctx, b.loadMarks, b.claim); err != nil {
+	if err := b.each(ctx, b.openProgress, b.glance, b.claim); err != nil {
 		return err
+	}
+	if b.out.fencedAt.IsZero() {
+		return nil
 	}
 	if since := time.Since(b.out.fencedAt); since < standAside {
 		return fmt.Errorf("the target has taken this relay's transactions away (another instance with relay_id %q, or a transaction open for longer than transaction_timeout): waiting %s to see whose they are", b.standing.RelayID, standAside)
@@ -116,19 +197,18 @@ func (b *bearing) yield(ctx context.Context) error {
 	return nil
 }
 
-func (b *bearing) explainFence(err error) error {
-	o := b.out
+func (o *Output) explainFence(p kafka.Producer, err error) error {
 	switch {
 	case errors.Is(err, kerr.TransactionalIDAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
 		return &position.Stop{
-			Reason: fmt.Sprintf("the target does not let this relay use transactional.id %q", o.conf.producer.TransactionalID),
-			Cure:   fmt.Sprintf("allow it: kafka-acls.sh --bootstrap-server %s --add --allow-principal User:... --operation Write --operation Describe --transactional-id %s", o.conf.conn.SeedBrokers[0], o.conf.producer.TransactionalID),
+			Reason: fmt.Sprintf("the target does not let this relay use transactional.id %q", p.TransactionalID),
+			Cure:   fmt.Sprintf("allow it: kafka-acls.sh --bootstrap-server %s --add --allow-principal User:... --operation Write --operation Describe --transactional-id %s", o.conf.conn.SeedBrokers[0], p.TransactionalID),
 		}
 	case errors.Is(err, kerr.InvalidTransactionTimeout):
 		return &position.Stop{
-			Reason: fmt.Sprintf("transaction_timeout is %s, which is more than the target allows", o.conf.producer.TransactionTimeout),
+			Reason: fmt.Sprintf("transaction_timeout is %s, which is more than the target allows", p.TransactionTimeout),
 			Cure:   "lower it, or raise transaction.max.timeout.ms of the brokers",
 		}
 	}
-	return fmt.Errorf("becoming the producer of transactional.id %q: %w", o.conf.producer.TransactionalID, err)
+	return fmt.Errorf("becoming the producer of transactional.id %q: %w", p.TransactionalID, err)
 }

@@ -38,14 +38,17 @@ func (o *Output) Begin(ctx context.Context, g *relay.Generation) error {
 	if err != nil {
 		return err
 	}
+	o.mu.Lock()
 	f.client = nil // the session's now
+	o.mu.Unlock()
 	if s.progress != nil {
 		if err := s.firstMarks(ctx); err != nil {
 			s.hangUp()
 			return o.Explain(err, nil)
 		}
 	}
-	s.careful, s.condemns = o.refused.take(), o.refused.any()
+	s.careful, s.single = o.refused.take()
+	s.condemned = o.refused.known(g.Positions())
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed || o.session != nil {
@@ -95,6 +98,9 @@ func (s *session) rivals(e progress.Entry) bool {
 	if e.Mark.Instance == s.out.instance || e.Mark.Generation < s.out.generation || e.Key.RelayID != s.gen.RelayID {
 		return false
 	}
+	if s.tx != nil && e.Key == ownerKey(s.gen.RelayID) {
+		return true
+	}
 	for _, p := range s.gen.Parts {
 		if p.Key(s.gen.RelayID) == e.Key {
 			return true
@@ -135,13 +141,18 @@ func inTransaction(ctx context.Context, client *kgo.Client, write func() error) 
 	if err := client.BeginTransaction(); err != nil {
 		return err
 	}
-	if err := write(); err != nil {
-		return err
+	err := write()
+	if err == nil {
+		if err = client.EndTransaction(ctx, kgo.TryCommit); err == nil {
+			return nil
+		}
+		err = fmt.Errorf("committing marks: %w", err)
 	}
-	if err := client.EndTransaction(ctx, kgo.TryCommit); err != nil {
-		return fmt.Errorf("committing marks: %w", err)
-	}
-	return nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	_ = client.AbortBufferedRecords(ctx) // so that nobody need wait for the timeout
+	_ = client.EndTransaction(ctx, kgo.TryAbort)
+	return err
 }
 
 func (s *session) writeMarksWith(ctx context.Context, client *kgo.Client, statements []position.Statement) (int64, error) {
@@ -238,7 +249,9 @@ func (s *session) settle(ctx context.Context) error {
 	case s.progress == nil:
 	case s.tx != nil && !d.FromStart: // what is committed is certain, and its marks with it
 	default:
-		if err := s.disown(ctx, d); err != nil {
+		if err := s.disown(ctx, d); isStop(err) {
+			return err
+		} else if err != nil {
 			return fmt.Errorf("after %w: %w", d.Err, err)
 		}
 		if s.tx != nil {
@@ -252,6 +265,15 @@ func (s *session) disown(ctx context.Context, d *relay.Disowned) error {
 	c, err := s.out.admin()
 	if err != nil {
 		return err
+	}
+	marks, err := s.progress.Load(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range marks {
+		if s.rivals(e) { // they are its marks now
+			return overtaken(s.out, e)
+		}
 	}
 	var names []string
 	for _, slot := range s.gen.Slots {

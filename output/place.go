@@ -11,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
-	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/record"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
@@ -90,8 +89,12 @@ func (s *session) byContent(m *service.Message, part *relay.Part, src *record.So
 		at.partition = int32(relay.PartitionByKey(&kgo.Record{Key: at.key}, src.Record.Partition, n))
 	}
 	// Only of its route's partitions a mark tells how far they are covered.
-	for slot := part.FirstSlot; slot < part.FirstSlot+part.Slots; slot++ {
-		if s.gen.Slots[slot] == (position.TP{Topic: at.topic, Partition: at.partition}) {
+	if at.topic == part.Route.Target {
+		slot := part.FirstSlot
+		if part.Slots > 1 {
+			slot += int(at.partition)
+		}
+		if s.gen.Slots[slot].Partition == at.partition {
 			at.slot = slot
 		}
 	}
@@ -149,6 +152,9 @@ func (s *session) partitionsOf(topic string) (int, error) {
 		}
 		if err := t.Usable(c.Conn.Name, topic); err != nil {
 			return 0, askError{err}
+		}
+		if was, known := s.out.content.LoadOrStore(topic, t.ID); known && was != t.ID {
+			return 0, s.gone(topic, "deleted and recreated")
 		}
 		s.content.Store(topic, t)
 		return int(t.Partitions), nil

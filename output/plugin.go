@@ -57,7 +57,11 @@ type Output struct {
 	missing int // looks in a row that missed a target topic
 	// fencedAt is when the transactions were taken away; zero if they are ours.
 	fencedAt time.Time
-	named    time.Time
+	// hung is the transaction that was in the way of reading the target back.
+	hung hung
+	// content are the IDs of topics that records were sent to by content.
+	content sync.Map
+	named   time.Time
 }
 
 type found struct {

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -123,15 +121,11 @@ func (p *preview) checkDelivery(ctx context.Context) error {
 		err = described[id].Err
 	}
 	if errors.Is(err, kerr.TransactionalIDAuthorizationFailed) {
-		add(preflight.Fail, "%v", p.explainFence(err))
+		add(preflight.Fail, "%v", p.out.explainFence(conf.producer, err))
 		return nil
 	}
-	text, err := p.cluster.BrokerConfig(ctx, "transaction.max.timeout.ms")
-	if err != nil {
-		return err
-	}
-	if most, _ := strconv.ParseInt(text, 10, 64); most > 0 && conf.producer.TransactionTimeout > time.Duration(most)*time.Millisecond {
-		add(preflight.Fail, "%v", p.explainFence(kerr.InvalidTransactionTimeout))
+	if conf.producer.TransactionTimeout > p.cluster.LongestTransaction(ctx) {
+		add(preflight.Fail, "%v", p.out.explainFence(conf.producer, kerr.InvalidTransactionTimeout))
 		return nil
 	}
 	add(preflight.OK, "exactly_once: transaction.version %d, transactional.id %s", transactionVersion, id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -35,6 +36,8 @@ type refusals struct {
 	// condemned are records that were refused alone, with the reason: in a
 	// transaction nothing can be left out once it was tried.
 	condemned map[position.TP]map[int64]error
+	// single: in transactions, stretches are to be written one record at a time.
+	single bool
 }
 
 // condemn remembers a record that will never be taken.
@@ -51,18 +54,19 @@ func (f *refusals) condemn(bad *badMessage) {
 	f.condemned[tp][bad.source.Record.Offset] = bad.err
 }
 
-// why a record is condemned; nil if it is not.
-func (f *refusals) why(tp position.TP, offset int64) error {
+// known are the records that are condemned, from these positions on: what lies
+// before them is done.
+func (f *refusals) known(positions map[position.TP]int64) map[position.TP]map[int64]error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.condemned[tp][offset]
-}
-
-// any tells whether anything is condemned, so that few records are looked up.
-func (f *refusals) any() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.condemned) > 0
+	out := map[position.TP]map[int64]error{}
+	for tp, records := range f.condemned {
+		maps.DeleteFunc(records, func(offset int64, _ error) bool { return offset < positions[tp] })
+		if len(records) > 0 {
+			out[tp] = maps.Clone(records)
+		}
+	}
+	return out
 }
 
 // careful is the stretches to be written one record at a time: source
@@ -78,13 +82,20 @@ func (f *refusals) note(tp position.TP, last int64) {
 	f.upTo[tp] = max(f.upTo[tp], last)
 }
 
-// take hands the stretches over to a new session.
-func (f *refusals) take() careful {
+func (f *refusals) setSingle(single bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c := careful(f.upTo)
-	f.upTo = nil
-	return c
+	f.single = single
+}
+
+// take hands the stretches over to a new session, and tells whether to write
+// them one record at a time.
+func (f *refusals) take() (c careful, single bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, single = careful(f.upTo), f.single
+	f.upTo, f.single = nil, false
+	return c, single
 }
 
 // covers tells whether a ticket touches a stretch. A stretch ends with the
@@ -121,14 +132,80 @@ func (s *session) alone(ctx context.Context, p *prepared, held int64) (int, erro
 	return n, s.quiet(ctx, held)
 }
 
+// probeSize is how many records are tried together first, in a transaction.
+const probeSize = 128
+
+// probe finds, of the first n records, all that will never be taken. They are
+// written in stretches, and those of a stretch that is refused one at a time:
+// with them the transaction is lost anyway, and the next one does without them.
+func (d *delivery) probe(ctx context.Context, n int) error {
+	var first *badMessage
+	size, lost := probeSize, false
+	if d.s.single {
+		size = 1
+	}
+	for from := 0; from < n; from += size {
+		stretch := d.p.records[from:min(n, from+size)]
+		err := d.s.produceAll(ctx, stretch)
+		if err == nil {
+			for i := range stretch {
+				touch := d.p.touch[from+i]
+				d.ends[touch] = max(d.ends[touch], stretch[i].Offset+1)
+			}
+			d.s.gen.Touch()
+			continue
+		}
+		if !liesInRecord(err) {
+			return d.unfinished(err, d.s.single)
+		}
+		lost = true
+		for i := range stretch {
+			switch err := d.s.produceAll(ctx, stretch[i:i+1]); {
+			case err == nil:
+			case liesInRecord(err):
+				bad := &badMessage{d.p.sources[from+i], fmt.Errorf("target partition %s/%d will never take it: %w", stretch[i].Topic, stretch[i].Partition, err)}
+				d.s.out.refused.condemn(bad)
+				if first == nil {
+					first = bad
+				}
+			default:
+				return d.unfinished(err, d.s.single)
+			}
+		}
+	}
+	d.from = n
+	switch {
+	case first != nil:
+		return first
+	case lost: // each is taken alone, and some of them were written twice
+		return d.unfinished(errors.New("records were refused together and taken alone; they are written one at a time"), true)
+	}
+	return nil
+}
+
+// unfinished has the next generation write the stretch again.
+func (d *delivery) unfinished(err error, single bool) error {
+	d.s.out.refused.setSingle(single)
+	for span, last := range d.p.last {
+		if last >= 0 {
+			part := d.s.gen.Parts[d.p.ticket.Spans()[span].Part]
+			d.s.out.refused.note(part.Source, last)
+		}
+	}
+	return err
+}
+
 // handAlone writes the first n records one at a time.
 func (d *delivery) handAlone(ctx context.Context, n int) error {
+	if d.s.tx != nil {
+		return d.probe(ctx, n)
+	}
 	for ; d.from < n; d.from++ {
 		if d.s.gen.Broken() != nil {
 			return relay.ErrBroken
 		}
 		r := &d.p.records[d.from]
-		switch err := d.s.produceOne(ctx, r); {
+		switch err := d.s.produceAll(ctx, d.p.records[d.from:d.from+1]); {
 		case err == nil:
 			d.ends[d.p.touch[d.from]] = r.Offset + 1
 			d.s.gen.Touch()
@@ -136,10 +213,6 @@ func (d *delivery) handAlone(ctx context.Context, n int) error {
 			return fmt.Errorf("target partition %s/%d refused a record: %w", r.Topic, r.Partition, err)
 		default:
 			bad := &badMessage{d.p.sources[d.from], fmt.Errorf("target partition %s/%d will never take it: %w", r.Topic, r.Partition, err)}
-			if d.s.tx != nil { // with it the whole transaction; the next one does without
-				d.s.out.refused.condemn(bad)
-				return bad
-			}
 			if d.s.gen.Strict || !d.s.out.conf.dropOnError {
 				return stopAt(bad)
 			}
@@ -149,17 +222,26 @@ func (d *delivery) handAlone(ctx context.Context, n int) error {
 	return nil
 }
 
-func (s *session) produceOne(ctx context.Context, r *kgo.Record) error {
-	done := make(chan error, 1)
-	s.client.Produce(context.Background(), r, func(_ *kgo.Record, err error) { done <- err })
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.aborted:
-		return relay.ErrBroken
+// produceAll writes records and waits for them; it returns the first error.
+func (s *session) produceAll(ctx context.Context, records []kgo.Record) error {
+	done := make(chan error, len(records))
+	for i := range records {
+		s.client.Produce(context.Background(), &records[i], func(_ *kgo.Record, err error) { done <- err })
 	}
+	var first error
+	for range records {
+		select {
+		case err := <-done:
+			if first == nil {
+				first = err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.aborted:
+			return relay.ErrBroken
+		}
+	}
+	return first
 }
 
 // stopAt names the record the relay stops at, and the ways on.

@@ -34,8 +34,10 @@ type session struct {
 	room     *semaphore.Weighted
 	capacity int64
 	careful  careful
-	// condemns: some records are known to be refused.
-	condemns bool
+	// single: careful stretches are written one record at a time.
+	single bool
+	// condemned are records that are known to be refused.
+	condemned map[position.TP]map[int64]error
 	// content are the topics that records were sent to by content.
 	content sync.Map // name -> kafka.Topic
 	// tx is nil but with delivery: exactly_once.
@@ -51,6 +53,9 @@ type session struct {
 
 func (o *Output) newSession(g *relay.Generation, f *found) (*session, error) {
 	client := f.client // in a transaction from the first record on
+	if client == nil && o.conf.exactly {
+		return nil, errors.New("output: Begin without Stand")
+	}
 	if client == nil {
 		var err error
 		if client, err = kafka.Dial(o.conf.producer.Opts(o.conf.conn)); err != nil {
@@ -104,8 +109,12 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 		t.Fail(err)
 		return
 	}
+	if isStop(err) {
+		s.fatal(t, err)
+		return
+	}
 	if err != nil { // the batch is not what was read; what is missing may not be filtered
-		s.gen.Disown(err, true)
+		s.gen.Disown(err, s.tx == nil) // what is committed was acknowledged as a whole
 		t.Fail(err)
 		return
 	}
@@ -135,19 +144,15 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 		s.deliver(ctx, p, n)
 		return
 	}
-	tx, err := s.tx.join(ctx, t)
-	if err != nil {
+	if err := s.tx.join(ctx, t); err != nil {
 		t.Fail(err)
 		return
 	}
-	if s.deliver(ctx, p, n) {
-		s.tx.land(tx)
-	}
+	s.deliver(ctx, p, n)
 }
 
-// deliver hands a batch over within its turn and waits for it. It tells whether
-// all of it has landed.
-func (s *session) deliver(ctx context.Context, p *prepared, held int64) bool {
+// deliver hands a batch over within its turn and waits for it.
+func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
 	t, d := p.ticket, newDelivery(s, p)
 	alone, err := s.alone(ctx, p, held)
 	if err == nil {
@@ -169,15 +174,13 @@ func (s *session) deliver(ctx context.Context, p *prepared, held int64) bool {
 	case p.bad != nil: // once all before it is in the target; nothing follows
 		if err := s.quiet(ctx, held); err != nil {
 			t.Fail(err)
-			return false
+			return
 		}
 		s.fatal(t, stopAt(p.bad))
 	default:
 		t.Landed(p.touches, d.ends)
 		t.Pass()
-		return true
 	}
-	return false
 }
 
 // stopBefore stops the relay before a batch with a record that cannot be

@@ -60,11 +60,16 @@ func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, err
 	}
 	b.noteMoves()
 	o.mu.Lock()
-	o.found = &found{progress: b.progress, topics: b.desc.Topics, client: b.client}
+	defer o.mu.Unlock()
+	f := &found{progress: b.progress, topics: b.desc.Topics, client: b.client}
 	if b.progress != nil {
-		o.found.topics[b.progress.Name] = kafka.Topic{ID: b.progress.ID}
+		f.topics[b.progress.Name] = kafka.Topic{ID: b.progress.ID}
 	}
-	o.mu.Unlock()
+	if o.closed {
+		f.close()
+		return nil, errors.New("the output is closed")
+	}
+	o.found = f
 	return b.standing, nil
 }
 
@@ -269,14 +274,14 @@ func (b *bearing) loadMarks(ctx context.Context) error {
 	if b.query.Resume == position.ResumeWatermark {
 		return nil
 	}
-	var err error
+	return b.each(ctx, b.openProgress, b.retire, b.readMarks)
+}
+
+func (b *bearing) openProgress(ctx context.Context) (err error) {
 	if b.progress, err = progress.Open(ctx, b.cluster, b.out.conf.progressTopic, b.out.conf.replication, b.out.known[b.out.conf.progressTopic] == ""); err != nil {
 		return err
 	}
-	if err := b.out.checkKnown(b.progress.Name, b.progress.ID); err != nil {
-		return err
-	}
-	return b.readMarks(ctx)
+	return b.out.checkKnown(b.progress.Name, b.progress.ID)
 }
 
 func (b *bearing) readMarks(ctx context.Context) (err error) {
@@ -294,8 +299,11 @@ func (b *bearing) claim(context.Context) error {
 		return nil
 	}
 	o := b.out
-	highest := int64(0)
-	for _, k := range b.keys {
+	highest, keys := int64(0), b.keys
+	if o.conf.exactly {
+		keys = append(keys[:len(keys):len(keys)], ownerKey(b.standing.RelayID))
+	}
+	for _, k := range keys {
 		e, ok := b.marks[k]
 		if !ok || e.Mark.Instance == o.instance {
 			continue
@@ -314,6 +322,22 @@ func (b *bearing) claim(context.Context) error {
 // stableTimeout bounds one wait for open transactions; the next attempt waits
 // again.
 const stableTimeout = 10 * time.Second
+
+// hung follows a last stable offset that does not move.
+type hung struct {
+	at     position.TP
+	offset int64
+	since  time.Time
+}
+
+// longerThan tells whether the last stable offset of a partition has been looked
+// at for longer than limit, and was the same each time.
+func (h *hung) longerThan(limit time.Duration, at position.TP, offset int64, now time.Time) bool {
+	if h.since.IsZero() || h.at != at || h.offset != offset {
+		*h = hung{at, offset, now}
+	}
+	return now.Sub(h.since) > limit
+}
 
 // awaitStable notes the high watermarks and waits until the last stable
 // offsets have reached them: what was there before is decided then. A
@@ -341,14 +365,15 @@ func (b *bearing) awaitStable(ctx context.Context, topics []string) (map[positio
 		}
 		select {
 		case <-ctx.Done():
-			holds, hanging := b.cluster.OpenTransactions(context.WithoutCancel(ctx), at)
-			if hanging >= 0 {
+			ctx := context.WithoutCancel(ctx)
+			holds := cmp.Or(b.cluster.OpenTransactions(ctx, at), "the broker names none")
+			if b.out.hung.longerThan(b.cluster.LongestTransaction(ctx), at, stable[at], time.Now()) {
 				return nil, &position.Stop{
-					Reason: fmt.Sprintf("a transaction hangs on target partition %s: its last stable offset %d stays below %d, and no coordinator knows of it: %s", at, stable[at], ends[at], holds),
-					Cure:   fmt.Sprintf("kafka-transactions.sh --bootstrap-server %s abort --topic %s --partition %d --start-offset %d", b.out.conf.conn.SeedBrokers[0], at.Topic, at.Partition, hanging),
+					Reason: fmt.Sprintf("a transaction hangs on target partition %s: its last stable offset %d has stayed below %d for longer than transaction.max.timeout.ms: %s", at, stable[at], ends[at], holds),
+					Cure:   fmt.Sprintf("look at it with kafka-transactions.sh --bootstrap-server %s find-hanging, and abort it with: kafka-transactions.sh --bootstrap-server %s abort --topic %s --partition %d --start-offset %d", b.out.conf.conn.SeedBrokers[0], b.out.conf.conn.SeedBrokers[0], at.Topic, at.Partition, stable[at]),
 				}
 			}
-			return nil, fmt.Errorf("a transaction is open on target partition %s: its last stable offset %d stays below %d; wait for its timeout, or find its producer with kafka-transactions.sh find-hanging: %s", at, stable[at], ends[at], cmp.Or(holds, "the broker names none"))
+			return nil, fmt.Errorf("a transaction is open on target partition %s: its last stable offset %d stays below %d; wait for its timeout, or find its producer with kafka-transactions.sh find-hanging: %s", at, stable[at], ends[at], holds)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -480,6 +505,12 @@ func (b *bearing) readSuffix(ctx context.Context) error {
 			if at, ok := from[tp]; !ok || covered < at {
 				from[tp] = covered
 			}
+		}
+	}
+	if b.standing.OriginHeader == "" && len(parts) > 0 {
+		return &position.Stop{
+			Reason: "origin_header is empty, and the marks are of delivery: at_least_once: what stands behind them can be told by that header only",
+			Cure:   "set origin_header to what it was, until the relay has run with exactly_once once",
 		}
 	}
 	reader := b.cluster.Reader(b.desc, true)

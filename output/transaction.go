@@ -1,6 +1,7 @@
 package output
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +20,13 @@ import (
 //
 // A batch that has landed is given back to Benthos before the commit, so that
 // its messages need not be kept until then: if the transaction fails they are
-// read again. Its ticket stays out, and with it its place in the window and the
-// position, until the commit.
+// read again. Only when Benthos has acknowledged it, it may be committed: before,
+// part of it may be elsewhere. Its ticket stays out, and with it its place in the
+// window and the position, until the commit.
 type transactor struct {
 	s    *session
 	quit chan struct{} // closed when nothing more will join
+	stop func()        // closes quit, once
 	over chan struct{} // closed when run has ended
 
 	mu      sync.Mutex
@@ -39,13 +42,15 @@ type transaction struct {
 	began   time.Time
 	tickets []*relay.Ticket
 	bytes   int
-	landed  int
+	acked   int           // of the tickets: landed, and acknowledged by Benthos
 	done    chan struct{} // closed once it is committed, or never will be
 	err     error
 }
 
 func newTransactor(s *session) *transactor {
-	return &transactor{s: s, quit: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{})}
+	x := &transactor{s: s, quit: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{})}
+	x.stop = sync.OnceFunc(func() { close(x.quit) })
+	return x
 }
 
 // wake must be called under the lock.
@@ -55,32 +60,32 @@ func (x *transactor) wake() {
 }
 
 // join adds a batch, whose turn it is, to the open transaction, or begins one.
-func (x *transactor) join(ctx context.Context, t *relay.Ticket) (*transaction, error) {
+func (x *transactor) join(ctx context.Context, t *relay.Ticket) error {
 	for {
 		x.mu.Lock()
 		switch {
 		case x.failed != nil:
 			x.mu.Unlock()
-			return nil, relay.ErrBroken
+			return relay.ErrBroken
 		case !x.closing:
 			tx, err := x.begin()
 			if err == nil {
-				t.Join()
+				t.Join(func() { x.acked(tx) })
 				tx.tickets = append(tx.tickets, t)
 				tx.bytes += t.Bytes()
 				x.wake()
 			}
 			x.mu.Unlock()
-			return tx, err
+			return err
 		}
 		changed := x.changed
 		x.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-x.s.aborted:
-			return nil, relay.ErrBroken
+			return relay.ErrBroken
 		}
 	}
 }
@@ -97,11 +102,11 @@ func (x *transactor) begin() (*transaction, error) {
 	return x.current, nil
 }
 
-// land notes that a batch of tx is acknowledged.
-func (x *transactor) land(tx *transaction) {
+// acked notes that a batch of tx has landed and is acknowledged.
+func (x *transactor) acked(tx *transaction) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	tx.landed++
+	tx.acked++
 	x.wake()
 }
 
@@ -172,7 +177,7 @@ func (x *transactor) due(tx *transaction) bool {
 	outstanding, since := x.s.gen.Rest()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	all := tx.landed == len(tx.tickets)
+	all := tx.acked == len(tx.tickets)
 	return x.urgent || time.Since(tx.began) >= x.s.out.conf.commitInterval || tx.bytes >= x.s.gen.WindowBytes()/2 ||
 		(all && outstanding == len(tx.tickets) && time.Since(since) >= restFor)
 }
@@ -192,7 +197,7 @@ func (x *transactor) commit(ctx context.Context) error {
 		x.mu.Unlock()
 	}()
 	if tx != nil {
-		if err := x.allLanded(ctx, tx); err != nil {
+		if err := x.allAcked(ctx, tx); err != nil {
 			return err
 		}
 		for _, t := range tx.tickets {
@@ -240,11 +245,11 @@ func (tx *transaction) over(err error) {
 	close(tx.done)
 }
 
-// allLanded waits until all batches of tx are acknowledged.
-func (x *transactor) allLanded(ctx context.Context, tx *transaction) error {
+// allAcked waits until all batches of tx are acknowledged.
+func (x *transactor) allAcked(ctx context.Context, tx *transaction) error {
 	for {
 		x.mu.Lock()
-		left, changed := len(tx.tickets)-tx.landed, x.changed
+		left, changed := len(tx.tickets)-tx.acked, x.changed
 		x.mu.Unlock()
 		if left == 0 {
 			return nil
@@ -297,19 +302,30 @@ func (x *transactor) flush(ctx context.Context) error {
 // end commits what is open if the generation ends in good order, and aborts it
 // otherwise, so that readers of committed records need not wait for it.
 func (x *transactor) end(ctx context.Context) {
-	close(x.quit)
+	x.stop()
 	select {
 	case <-x.over:
 	case <-ctx.Done():
 		return
 	}
-	if x.s.gen.Broken() == nil && x.s.gen.Down() == nil {
-		if err := x.commit(ctx); err == nil {
-			return
-		}
+	x.mu.Lock()
+	ended := x.failed != nil
+	x.mu.Unlock()
+	if ended {
+		return
 	}
+	var err error
+	if x.s.gen.Broken() == nil && x.s.gen.Down() == nil {
+		err = x.commit(ctx)
+	}
+	x.mu.Lock()
+	open := x.current != nil
+	x.mu.Unlock()
 	x.fail(relay.ErrBroken)
-	x.abort()
+	if open {
+		x.abort()
+		x.s.out.log.Warnf("The last transaction was not committed, and is relayed again at the next start: %v", cmp.Or(err, x.s.gen.Broken(), x.s.gen.Down()))
+	}
 }
 
 // abort gives up what is open, so that readers of committed records need not

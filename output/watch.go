@@ -44,6 +44,9 @@ func (s *session) watch(ctx context.Context) {
 		if errors.As(err, &stop) {
 			s.gen.Fatal(stop)
 			close(s.aborted)
+			if s.tx != nil {
+				<-s.tx.over // what is open is given up
+			}
 			s.hangUp() // what is buffered is not to land any more
 			return
 		}

@@ -3,7 +3,9 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -36,32 +38,38 @@ func (c *Cluster) Feature(ctx context.Context, name string) (int16, error) {
 
 // OpenTransactions names the producers that hold transactions open in a
 // partition: what keeps its last stable offset back. It is empty where the
-// broker does not tell. hanging is the start offset of one that no coordinator
-// knows of, which never ends by itself (KIP-664); -1 without any.
-func (c *Cluster) OpenTransactions(ctx context.Context, tp position.TP) (names string, hanging int64) {
+// broker does not tell.
+func (c *Cluster) OpenTransactions(ctx context.Context, tp position.TP) string {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	hanging = -1
 	set := kadm.TopicsSet{}
 	set.Add(tp.Topic, tp.Partition)
 	described, err := c.Admin.DescribeProducers(ctx, set)
 	if err != nil {
-		return "", hanging
+		return ""
 	}
-	var list []string
+	var names []string
 	described.EachProducer(func(p kadm.DescribedProducer) {
 		if p.CurrentTxnStartOffset < 0 {
 			return
 		}
 		name := fmt.Sprintf("producer ID %d", p.ProducerID)
-		listed, err := c.Admin.ListTransactions(ctx, []int64{p.ProducerID}, nil)
-		for id := range listed {
-			name += fmt.Sprintf(" (transactional.id %q)", id)
+		if listed, err := c.Admin.ListTransactions(ctx, []int64{p.ProducerID}, nil); err == nil {
+			for id := range listed {
+				name += fmt.Sprintf(" (transactional.id %q)", id)
+			}
 		}
-		if err == nil && len(listed) == 0 {
-			hanging = p.CurrentTxnStartOffset
-		}
-		list = append(list, fmt.Sprintf("%s since offset %d", name, p.CurrentTxnStartOffset))
+		names = append(names, fmt.Sprintf("%s since offset %d", name, p.CurrentTxnStartOffset))
 	})
-	return strings.Join(list, ", "), hanging
+	return strings.Join(names, ", ")
+}
+
+// LongestTransaction is how long the cluster lets a transaction be open:
+// transaction.max.timeout.ms, or Kafka's default where it may not be read.
+func (c *Cluster) LongestTransaction(ctx context.Context) time.Duration {
+	text, err := c.BrokerConfig(ctx, "transaction.max.timeout.ms")
+	if ms, _ := strconv.ParseInt(text, 10, 64); err == nil && ms > 0 {
+		return time.Duration(ms) * time.Millisecond
+	}
+	return 15 * time.Minute
 }

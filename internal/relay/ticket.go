@@ -32,8 +32,10 @@ type Ticket struct {
 	handed  bool
 	landed  bool
 	acked   bool
-	open    bool // in a transaction that is neither committed nor given up
-	failed  error
+	// joined is set while the ticket is in a transaction that is neither
+	// committed nor given up; it is called at Benthos' acknowledgement.
+	joined func()
+	failed error
 }
 
 type ticketKey struct{}
@@ -200,12 +202,16 @@ func (g *Generation) landed(t *Ticket) {
 	}
 }
 
-// Join notes that the ticket's records are part of a transaction: whatever
-// Benthos acknowledges, the ticket is not done before Leave.
-func (t *Ticket) Join() {
+// Join notes that the ticket's records are part of a transaction: the ticket is
+// not done before Leave. acked is called once Benthos has acknowledged the batch
+// as delivered: only then it is certain that nothing else of it is on its way
+// elsewhere.
+func (t *Ticket) Join(acked func()) {
 	t.gen.mu.Lock()
 	defer t.gen.mu.Unlock()
-	t.open = true
+	if !t.acked { // else it was acknowledged too early, which ends the relay
+		t.joined = acked
+	}
 }
 
 // Settle notes, within a transaction that is about to be committed, that the
@@ -225,10 +231,10 @@ func (t *Ticket) Leave() {
 	g := t.gen
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !t.open {
+	if t.joined == nil {
 		return
 	}
-	t.open = false
+	t.joined = nil
 	if t.acked {
 		t.release()
 	}
@@ -255,11 +261,19 @@ func (t *Ticket) Fail(err error) {
 // was delivered or filtered. A refusal that our output did not cause is fatal:
 // reading the batch again would put it behind later ones.
 func (t *Ticket) Ack(err error) {
+	if joined := t.ack(err); joined != nil {
+		joined()
+	}
+}
+
+// ack returns what is to be called, outside the lock, of a ticket that is in a
+// transaction.
+func (t *Ticket) ack(err error) func() {
 	g := t.gen
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if t.acked {
-		return
+		return nil
 	}
 	t.acked = true
 	switch {
@@ -271,9 +285,20 @@ func (t *Ticket) Ack(err error) {
 		t.failed = err
 		g.disownLocked(fmt.Errorf("a batch of %s was refused by something other than the kafka_failover output: %v; remove what refuses it (error_handling.strict, a reject output, a processor that nacks)", t.describe(), err), false) //nolint:errorlint // Benthos unwraps a batch error and would drop this text
 	}
-	if !t.open {
+	switch {
+	case t.joined == nil:
 		t.release()
+	case t.failed != nil:
+	case !t.landed:
+		t.early()
+	default:
+		return t.joined
 	}
+	return nil
+}
+
+func (t *Ticket) early() {
+	t.gen.disownLocked(fmt.Errorf("%w: a batch of %s was acknowledged while it was being written: remove what acknowledges early", ErrEarlyAck, t.describe()), true)
 }
 
 // release gives the ticket's place in the window back, and counts what was
@@ -296,7 +321,7 @@ func (t *Ticket) done() {
 		g.fatalLocked(fmt.Errorf("all records of a batch of %s were filtered, which resume: watermark cannot keep track of; use resume: auto", t.describe()))
 		return
 	case t.claimed && !t.landed:
-		g.disownLocked(fmt.Errorf("%w: a batch of %s was acknowledged while it was being written: remove what acknowledges early", ErrEarlyAck, t.describe()), true)
+		t.early()
 		return
 	}
 	for _, e := range t.entries {
