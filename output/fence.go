@@ -142,7 +142,7 @@ func (b *bearing) stake(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := b.confirm(ctx, owner); err != nil || !live {
+	if err := b.confirm(within, owner); err != nil || !live {
 		return err
 	}
 	// It looks for newer marks once in watchInterval, and ends.
@@ -157,23 +157,25 @@ func (b *bearing) stake(ctx context.Context) error {
 // confirm makes sure that the marks were read to their end: a broker that no
 // longer leads may have answered.
 func (b *bearing) confirm(ctx context.Context, owner position.Key) error {
-	entries, err := b.progress.Tail(ctx)
-	if err != nil {
-		return err
-	}
-	seen := false
-	for _, e := range entries {
-		switch {
-		case e.Mark.Instance == b.out.instance:
-			seen = seen || e.Key == owner
-		case e.Key == owner || slices.Contains(b.keys, e.Key):
-			return fmt.Errorf("marks of progress topic %q were written while they were read; they are read again", b.progress.Name)
+	for {
+		entries, err := b.progress.Tail(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			switch {
+			case e.Mark.Instance == b.out.instance && e.Key == owner:
+				return nil
+			case e.Mark.Instance != b.out.instance && (e.Key == owner || slices.Contains(b.keys, e.Key)):
+				return fmt.Errorf("marks of progress topic %q were written while they were read; they are read again", b.progress.Name)
+			}
+		}
+		select {
+		case <-time.After(stablePoll): // a commit shows once its markers are written
+		case <-ctx.Done():
+			return fmt.Errorf("progress topic %q does not show the marks just written; they are read again", b.progress.Name)
 		}
 	}
-	if !seen {
-		return fmt.Errorf("progress topic %q does not show the marks just written; they are read again", b.progress.Name)
-	}
-	return nil
 }
 
 // glance reads the marks that are decided, and waits for no others.

@@ -323,6 +323,9 @@ func (b *bearing) claim(context.Context) error {
 // again.
 const stableTimeout = 10 * time.Second
 
+// stablePoll is how often open transactions are looked at.
+const stablePoll = 20 * time.Millisecond
+
 // hung follows a last stable offset that does not move.
 type hung struct {
 	at     position.TP
@@ -374,7 +377,7 @@ func (b *bearing) awaitStable(ctx context.Context, topics []string) (map[positio
 				}
 			}
 			return nil, fmt.Errorf("a transaction is open on target partition %s: its last stable offset %d stays below %d; wait for its timeout, or find its producer with kafka-transactions.sh find-hanging: %s", at, stable[at], ends[at], holds)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(stablePoll):
 		}
 	}
 }
