@@ -64,11 +64,11 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 			service.NewStringEnumField(fieldDelivery, atLeastOnce, exactlyOnce).Default(atLeastOnce).
 				Description("`at_least_once`: nothing is lost; a killed or failed write may repeat up to one window of records, in their order. `exactly_once`: records and positions are committed together in transactions, and a reader with isolation.level=read_committed sees each record once. It needs Kafka 4.0 on the target (transaction.version 2) and a `relay_id`."),
 			service.NewStringField(fieldRelayID).Default("").
-				Description("Names this relay in marks and headers, and with `exactly_once` its transactions: letters, digits, '.', '_' and '-', at most 128. Empty: the target's cluster ID. Two relays into one cluster that share topics each need their own."),
+				Description("Names this relay in marks and headers, and with `exactly_once` its transactions: letters, digits, '.', '_' and '-', at most 128. Empty: the target's cluster ID. Two relays into one cluster that share topics each need their own; with `exactly_once` any two."),
 			service.NewDurationField(fieldCommitInterval).Default("200ms").Advanced().
-				Description("With `exactly_once`: records of one interval share a transaction. It is also committed when half the window is full, and at once when nothing more is on its way. What is read committed is late by up to this."),
+				Description("With `exactly_once`: records of one interval share a transaction. It is also committed when half the window is full, and at once when nothing more is on its way. Readers of committed records see them late by up to this, and by the commit itself. At most half of `transaction_timeout`."),
 			service.NewDurationField(fieldTxnTimeout).Default("60s").Advanced().
-				Description("With `exactly_once`: how long the target waits for a relay that has died before it aborts its transaction; readers of committed records wait with it. At most the brokers' transaction.max.timeout.ms. Kafka: transaction.timeout.ms."),
+				Description("With `exactly_once`: how long the target waits for a relay that has died before it aborts its transaction; readers of committed records wait with it, unless the next instance starts before. At most the brokers' transaction.max.timeout.ms. Kafka: transaction.timeout.ms."),
 			service.NewStringField(fieldProgressTopic).Default("kafka_failover_progress").Advanced().
 				Description("Topic of the target that keeps the marks: 1 partition, cleanup.policy=compact, segment.bytes=16777216. Created if missing."),
 			service.NewInterpolatedStringField(fieldTopic).Default("").
