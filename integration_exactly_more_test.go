@@ -162,8 +162,8 @@ func TestExactlyOnceBreakers(t *testing.T) {
 		"reject_errored": {pipeline{processors: `- mapping: 'root = if this.n == 30500 { throw("no") }'`, outputYAML: "reject_errored: { %s }"}, "refused by something other than the kafka_failover output"},
 		"split":          {pipeline{processors: "- split: { size: 10 }"}, "twice"},
 		"metadata":       {pipeline{processors: `- mapping: 'meta = if this.n == 30500 { deleted() }'`}, "without its origin"},
-		"partition":      {pipeline{output: `partition: '${! if json("n") == 30500 { "x" } else { "0" } }'`}, `partition is "x"`},
-		"topic":          {pipeline{output: `topic: '${! if json("n") == 30500 { "no.such.topic" } else { @kafka_topic } }'`}, `"no.such.topic", which topic gives for it, does not exist; create it`},
+		"partition":      {pipeline{output: `partition: '${! if json("n") == 30500 { "x" } else { "0" } }'`}, "and must be a number from 0 to 0, of topic"},
+		"topic":          {pipeline{output: `topic: '${! if json("n") == 30500 { "no.such.topic" } else { @kafka_topic } }'`}, "which topic gives for it, does not exist; create it"},
 		"empty topic":    {pipeline{output: `topic: '${! if json("n") == 30500 { "" } else { @kafka_topic } }'`}, "topic is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -215,7 +215,7 @@ func TestExactlyOnceStuckTransaction(t *testing.T) {
 	if err := other.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
-	if err := other.ProduceSync(testContext(t), &kgo.Record{Topic: w.topic("progress"), Value: []byte("x")}).FirstErr(); err != nil {
+	if err := other.ProduceSync(testContext(t), &kgo.Record{Topic: w.topic("progress"), Key: []byte("x"), Value: []byte("x")}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
 	w.fillFrom(topic, 100, 100, 1, 100)
@@ -259,14 +259,8 @@ func TestExactlyOnceSharedID(t *testing.T) {
 // from check, and the cure it names works.
 func TestExactlyOnceTargetLacks(t *testing.T) {
 	old := kafkatest.Start(t, "old", kafkatest.Options{Features: map[string]int{"transaction.version": 1}, Props: map[string]string{
-		"authorizer.class.name":                     "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-		"allow.everyone.if.no.acl.found":            "true",
-		"early.start.listeners":                     "CONTROLLER",
-		"unstable.feature.versions.enable":          "true",
-		"unstable.api.versions.enable":              "true",
-		"group.coordinator.new.enable":              "true",
-		"transaction.state.log.min.isr":             "1",
-		"transaction.partition.verification.enable": "true",
+		"authorizer.class.name":          "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+		"allow.everyone.if.no.acl.found": "true",
 	}})
 	w := exactWorld(t, old)
 	topic := w.both("lacks", 1)
@@ -275,11 +269,11 @@ func TestExactlyOnceTargetLacks(t *testing.T) {
 	both := func(says string) {
 		t.Helper()
 		w.once(p, 1).mustLog(time.Second, says)
-		if out, code := cli(t, "check", w.file(w.yaml(p))); code != 1 || !strings.Contains(out, says) {
+		if out, code := cli(t, "check", w.file(w.yaml(p))); code != 1 || !strings.Contains(strings.Join(strings.Fields(out), " "), says) {
 			t.Errorf("check: exit code %d: %s", code, out)
 		}
 	}
-	both("needs transaction.version 2 on the target (Kafka 4.0 or newer), which has 1; ")
+	both("needs transaction.version 2 on the target (Kafka 4.0 or newer), which has 1;")
 
 	req := kmsg.NewPtrUpdateFeaturesRequest()
 	req.FeatureUpdates = []kmsg.UpdateFeaturesRequestFeatureUpdate{{Feature: "transaction.version", MaxVersionLevel: 2, UpgradeType: 1}}
@@ -296,7 +290,7 @@ func TestExactlyOnceTargetLacks(t *testing.T) {
 			t.Fatal(c.Err)
 		}
 	}
-	both(fmt.Sprintf("does not let this relay use transactional.id %q", w.name+".0"))
+	both("does not let this relay use transactional.id")
 	if _, err := old.Admin(t).DeleteACLs(testContext(t), acl); err != nil {
 		t.Fatal(err)
 	}
