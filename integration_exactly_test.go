@@ -146,6 +146,7 @@ func TestExactlyOnce(t *testing.T) {
 func TestExactlyOnceOnThreeNodes(t *testing.T) {
 	three := threeNodes(t)
 	t.Run("killed", func(t *testing.T) {
+		t.Parallel()
 		r := seeded(t)
 		w := exactWorld(t, three)
 		topic := w.both("kill", 4)
@@ -211,6 +212,7 @@ func TestExactlyOnceOnThreeNodes(t *testing.T) {
 		w.finish(p, load, topic)
 	})
 	t.Run("killed with its bytes on their way", func(t *testing.T) {
+		t.Parallel()
 		proxies := netfault.Framed(t, three)
 		for _, c := range []struct {
 			api  uint16
@@ -243,6 +245,7 @@ func TestExactlyOnceOnThreeNodes(t *testing.T) {
 		}
 	})
 	t.Run("paused and taken over", func(t *testing.T) {
+		t.Parallel()
 		for _, pause := range []time.Duration{time.Duration(count(3, 30)) * time.Second, time.Duration(count(8, 90)) * time.Second} {
 			w := exactWorld(t, three)
 			topic := w.both("paused", 2)
@@ -271,6 +274,7 @@ func TestExactlyOnceOnThreeNodes(t *testing.T) {
 		}
 	})
 	t.Run("taken over by one that cannot relay", func(t *testing.T) {
+		t.Parallel()
 		w := exactWorld(t, three)
 		topic := w.both("sick", 1)
 		load := w.load(topic, 1, 200, 3_000)
@@ -289,6 +293,7 @@ func TestExactlyOnceOnThreeNodes(t *testing.T) {
 		w.finish(exactly(pipeline{topics: topic}), load, topic)
 	})
 	t.Run("paused for longer than the transaction timeout", func(t *testing.T) {
+		t.Parallel()
 		w := exactWorld(t, three)
 		topic := w.both("stalled", 2)
 		load := w.load(topic, 2, 200, 3_000)
@@ -316,23 +321,25 @@ func TestExactlyOnceOnThreeNodes(t *testing.T) {
 		w.awaitTarget(topic, 2_000, time.Minute)
 		for range count(1, 3) {
 			for i := range 3 {
+				before, at := w.endsNow(topic), time.Now()
 				w.target.Kill(i)
-				before := w.endsNow(topic)
-				eventually(t, time.Minute, "the other two take records", func() bool { return w.endsNow(topic) > before+2_000 })
+				eventually(t, time.Minute, "the other two take records", func() bool { return w.endsNow(topic) > before+5_000 })
+				t.Logf("node %d killed: 5,000 records on after %s", i, time.Since(at).Round(time.Millisecond))
 				if err := w.target.Restart(i); err != nil {
 					t.Fatal(err)
 				}
 				w.awaitInSync(topic, 3)
 			}
 		}
-		for range count(2, 10) { // once it has the request to commit
+		for range count(1, 10) { // once it has the request to commit
 			i := w.coordinator()
 			commit := proxies.PassRequests(netfault.EndTxn)
 			<-commit.First()
+			before, at := w.endsNow(topic), time.Now()
 			w.target.Kill(i)
 			commit.Release()
-			before := w.endsNow(topic)
-			eventually(t, time.Minute, "records go on", func() bool { return w.endsNow(topic) > before+2_000 })
+			eventually(t, time.Minute, "records go on", func() bool { return w.endsNow(topic) > before+5_000 })
+			t.Logf("coordinator killed: 5,000 records on after %s", time.Since(at).Round(time.Millisecond))
 			if err := w.target.Restart(i); err != nil {
 				t.Fatal(err)
 			}

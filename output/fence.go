@@ -23,9 +23,10 @@ const (
 	// fenceTimeout bounds one attempt to become the producer.
 	fenceTimeout = 20 * time.Second
 	// standAside is how long an instance that was fenced waits for marks of one
-	// that may have taken over. Without any the target has given the transaction
-	// up by itself, since it was open for too long.
-	standAside = 10 * time.Second
+	// that may have taken over, which writes them as its first act. Without any
+	// the target has given the transaction up by itself, since it was open for
+	// too long.
+	standAside = 3 * time.Second
 )
 
 // ownerKey is the key of a mark that holds no position: it says which instance
