@@ -189,7 +189,7 @@ func (w *world) load(topic string, partitions, size, perSecond int) *load {
 
 func (w *world) loadOf(perSecond int, record func(int) *kgo.Record) *load {
 	w.t.Helper()
-	return generate(w.t, perSecond, record, w.source.Client(w.t))
+	return generate(w.t, perSecond, record, w.source.Client(w.t, kgo.ProducerLinger(0))) // evenly
 }
 
 // generate writes the same records through every client, at a rate.
