@@ -162,7 +162,7 @@ func TestExactlyOnceBreakers(t *testing.T) {
 		"reject_errored": {pipeline{processors: `- mapping: 'root = if this.n == 30500 { throw("no") }'`, outputYAML: "reject_errored: { %s }"}, "refused by something other than the kafka_failover output"},
 		"split":          {pipeline{processors: "- split: { size: 10 }"}, "twice"},
 		// The first part lands long before the second, and must not be committed alone.
-		"slow split":  {pipeline{processors: "- split: { size: 500 }", outputYAML: "processors: [ { sleep: { duration: '${! if json(\"n\") % 1000 >= 500 { \"2ms\" } else { \"0s\" } }' } } ]\n  %s"}, "twice"},
+		"slow split":  {pipeline{processors: "- split: { size: 500 }", outputYAML: "processors: [ { sleep: { duration: '${! if json(\"n\") %% 1000 >= 500 { \"2ms\" } else { \"0s\" } }' } } ]\n  %s"}, "twice"},
 		"metadata":    {pipeline{processors: `- mapping: 'meta = if this.n == 30500 { deleted() }'`}, "without its origin"},
 		"partition":   {pipeline{output: `partition: '${! if json("n") == 30500 { "x" } else { "0" } }'`}, "and must be a number from 0 to 0, of topic"},
 		"topic":       {pipeline{output: `topic: '${! if json("n") == 30500 { "no.such.topic" } else { @kafka_topic } }'`}, "which topic gives for it, does not exist; create it"},
