@@ -567,7 +567,7 @@ func TestExactlyOnceRoutes(t *testing.T) {
 			}
 			partition := func(*kgo.Record) int32 { return 0 }
 			if route == ":auto" {
-				partition = byKafkasOwnProducer(t, p.world, topic, 3)
+				partition = byKafkasOwnProducer(t, p.world, 3)
 			}
 			rep := p.compare(oracle.Options{Topics: same(topic), Partition: partition, Ignore: []string{readFrom}})
 			t.Log(rep)
@@ -581,7 +581,7 @@ func TestExactlyOnceRoutes(t *testing.T) {
 // byKafkasOwnProducer has Kafka's console producer write some of the keys to a
 // topic of as many partitions, and returns where it put them; keys that were not
 // asked for are left open.
-func byKafkasOwnProducer(t *testing.T, w *world, topic string, partitions int32) func(*kgo.Record) int32 {
+func byKafkasOwnProducer(t *testing.T, w *world, partitions int32) func(*kgo.Record) int32 {
 	t.Helper()
 	probe := w.topic("probe")
 	w.create(w.target, probe, partitions)
@@ -666,7 +666,7 @@ func TestExactlyOnceRoutingByContent(t *testing.T) {
 	for name, want := range map[string]int{even: 0, odd: 1} {
 		partition := func(*kgo.Record) int32 { return 0 }
 		if name == odd {
-			partition = byKafkasOwnProducer(t, w, odd, 3)
+			partition = byKafkasOwnProducer(t, w, 3)
 		}
 		rep := w.compare(oracle.Options{Topics: map[string]string{topic: name}, Expect: func(r *kgo.Record) *kgo.Record {
 			n, _ := strconv.Atoi(string(r.Headers[0].Value))
