@@ -190,7 +190,7 @@ func TestWrongValues(t *testing.T) {
 		"retry":        {pipeline{topics: "a", input: "retry: { initial_interval: 20s }"}, "must not be above retry.max_interval"},
 		"strict":       {pipeline{topics: "a", top: "error_handling: { strict: true }"}, "error_handling.strict takes failed messages"},
 		"topic field":  {pipeline{topics: w.both("a", 1), output: "topic: x", input: stopAtEnd}, "which are for messages that no kafka_failover input made"},
-		"header":       {pipeline{topics: w.both("b", 1), output: `origin_header: ""`, input: stopAtEnd}, "only resume: watermark can do without"},
+		"header":       {pipeline{topics: w.both("b", 1), output: `origin_header: ""`, input: stopAtEnd}, "only resume: watermark and delivery: exactly_once can do without"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			relay := w.run(c.p)
