@@ -31,6 +31,9 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	if err != nil {
 		return r.explain(err)
 	}
+	if err := s.catchUp(ctx, in.conf, claims); err != nil {
+		return err
+	}
 	gaps, err := in.fit(ctx, s, claims, skip)
 	if err != nil {
 		return r.explain(err)

@@ -3,6 +3,7 @@ package input
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
@@ -65,6 +66,20 @@ func (s *source) look(ctx context.Context, conf config) (err error) {
 		s.topics = append(s.topics, relay.SourceTopic{Route: r, TopicID: t.ID, Partitions: t.Partitions})
 	}
 	return nil
+}
+
+// catchUp looks at the ends once more where claims lie beyond them: another
+// instance, which this one takes over from, may have relayed what was written
+// since the last look.
+func (s *source) catchUp(ctx context.Context, conf config, claims []claim) error {
+	if !slices.ContainsFunc(claims, func(c claim) bool { return c.next > s.ends[c.tp] }) {
+		return nil
+	}
+	_, ends, err := s.cluster.Look(ctx, conf.end(), s.names()...)
+	if err == nil {
+		s.ends = ends
+	}
+	return err
 }
 
 func (s *source) names() []string {
