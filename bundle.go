@@ -8,7 +8,8 @@ import (
 	_ "github.com/kafka-failover/kafka-failover/input" // input kafka_failover
 	"github.com/kafka-failover/kafka-failover/internal/pool"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
-	_ "github.com/kafka-failover/kafka-failover/output" // output kafka_failover
+	_ "github.com/kafka-failover/kafka-failover/output"    // output kafka_failover
+	_ "github.com/kafka-failover/kafka-failover/processor" // processor kafka_failover_filter
 )
 
 // Sentinels that errors of a relay wrap.
@@ -20,6 +21,13 @@ var (
 	// than health.lag_threshold, and was left for it.
 	ErrLaggingBehind = pool.ErrLaggingBehind
 )
+
+// SetDirect says that nothing stands between the kafka_failover inputs and
+// outputs of this process but kafka_failover_filter processors, and that no
+// output has fields that are computed from messages. Records then take a shorter
+// way, at nearly half the cost. A pipeline that is otherwise after all stops with
+// an error and writes nothing wrong.
+func SetDirect(is bool) { relay.SetDirect(is) }
 
 // Err joins the fatal stops of all relays of this process; it is nil while none
 // has stopped. With on_fatal: stop a relay stays up, unready, and this is where

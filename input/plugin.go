@@ -314,7 +314,9 @@ func (in *Input) ReadBatch(ctx context.Context) (service.MessageBatch, service.A
 		return nil, nil, service.ErrNotConnected
 	}
 	return batch, func(_ context.Context, err error) error {
-		ticket.Ack(err)
+		if missing := ticket.Ack(err); missing > 0 {
+			in.metrics.ByPipeline(missing)
+		}
 		return nil
 	}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/record"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
+	"github.com/kafka-failover/kafka-failover/internal/untraced"
 )
 
 var (
@@ -237,7 +238,8 @@ func (r *reader) trouble() error {
 
 func (r *reader) issue(ctx context.Context, d *draft) (*relay.Ticket, error) {
 	r.holding.Store(true)
-	t, err := r.gen.Issue(ctx, d.bytes+len(d.sources)*recordOverhead, d.spans)
+	load := relay.Load{Records: len(d.sources), Payload: d.bytes, Bytes: d.bytes + len(d.sources)*recordOverhead}
+	t, err := r.gen.Issue(ctx, load, d.spans)
 	r.holding.Store(false)
 	if b := r.gen.Blocks(); b > r.blocks {
 		r.in.metrics.Blocked(b - r.blocks)
@@ -434,11 +436,20 @@ func (r *reader) commit(d *draft) {
 }
 
 func (r *reader) messages(t *relay.Ticket, d *draft) service.MessageBatch {
-	ctx := relay.WithTicket(context.Background(), t)
+	ctx := relay.WithTicket(untraced.With(context.Background()), t)
+	shared := &record.Batch{Ticket: t.Number(), Standard: r.in.conf.standard, Cluster: r.source.name}
 	batch := make(service.MessageBatch, len(d.sources))
+	if r.gen.Direct {
+		t.Carry(d.sources)
+	}
 	for i := range d.sources {
-		d.sources[i].Ticket = t.Number()
-		batch[i] = record.NewMessage(ctx, &d.sources[i], r.in.conf.standard, r.source.name)
+		s := &d.sources[i]
+		s.Batch = shared
+		if r.gen.Direct {
+			batch[i] = record.NewBare(ctx, s.Record)
+		} else {
+			batch[i] = record.NewMessage(ctx, s)
+		}
 	}
 	return batch
 }

@@ -40,7 +40,7 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	}
 	gen := relay.NewGeneration(in.seat, target, relay.Plan{
 		Standing: st, Starts: r.starts(claims), WindowBytes: st.MaxInFlight * in.conf.batchMaxBytes,
-		Strict: in.conf.resume == position.ResumeWatermark, Standard: in.conf.standard,
+		Strict: in.conf.resume == position.ResumeWatermark, Standard: in.conf.standard, Direct: relay.IsDirect(),
 	})
 	if err := target.Begin(ctx, gen); err != nil {
 		return err

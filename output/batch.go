@@ -1,6 +1,7 @@
 package output
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -52,6 +53,8 @@ func tpOf(s *record.Source) position.TP {
 // prepare converts a batch, up to the first message that must not be relayed.
 // An error means that the pipeline lost what ties messages to their source
 // records, unless it is an askError.
+//
+//nolint:gocognit // one pass over the batch
 func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepared, error) {
 	p := &prepared{ticket: t, first: make([]int, len(t.Spans())), last: make([]int64, len(t.Spans()))}
 	for i := range p.first {
@@ -61,22 +64,31 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 	headers := 0
 	byContent := s.out.hasTarget()
 	p.sources = make([]*record.Source, 0, len(batch))
-	for _, m := range batch {
-		src, err := s.sourceOf(t, m)
+	arrived := 0
+	var before *record.Source
+	if n := len(t.Carried()); s.gen.Direct && n != len(batch) {
+		return nil, fmt.Errorf("%d messages reached %s of a batch of %d: %w", len(batch), s.out.name, n, errNotDirect)
+	}
+	for i, m := range batch {
+		src, err := s.sourceOf(t, i, m)
 		if err != nil {
 			return nil, err
 		}
+		if before == nil || before.Record != src.Record {
+			arrived++
+		}
+		before = src
 		var at place
 		err = s.refuses(t, m, src)
 		if err == nil && byContent {
 			at, err = s.byContent(m, s.part(t, src), src)
 		}
-		if ask := (askError{}); errors.As(err, &ask) {
-			return nil, err
-		}
 		if err != nil {
+			if ask := (askError{}); errors.As(err, &ask) {
+				return nil, err
+			}
 			p.bad = &badMessage{src, err}
-			if !s.out.conf.dropOnError {
+			if !s.out.conf.dropOnError || errors.Is(err, record.ErrStop) {
 				// Pieces of the same record before it go with it: alone they
 				// would prove the whole record.
 				for n := len(kept); n > 0 && p.sources[n-1].Record == src.Record; n-- {
@@ -95,6 +107,9 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 		}
 		headers += len(src.Record.Headers) + 2
 	}
+	if missing := t.Missing(arrived); missing > 0 && p.bad == nil {
+		s.out.metrics.ByPipeline(missing)
+	}
 	prevs, err := p.link()
 	if err != nil {
 		return nil, err
@@ -102,12 +117,23 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 	return p, s.fill(p, kept, prevs, headers)
 }
 
-func (s *session) sourceOf(t *relay.Ticket, m *service.Message) (*record.Source, error) {
+// errNotDirect contradicts relay.SetDirect.
+var errNotDirect = errors.New("the program said that nothing but filters stands between input and output (SetDirect), and something does")
+
+// sourceOf is what the message at an index of the batch was made from.
+func (s *session) sourceOf(t *relay.Ticket, i int, m *service.Message) (*record.Source, error) {
+	if s.gen.Direct {
+		src := &t.Carried()[i]
+		if !record.Untouched(m, src.Record) {
+			return nil, fmt.Errorf("source record %s offset %d did not reach %s as it was read: %w", tpOf(src), src.Record.Offset, s.out.name, errNotDirect)
+		}
+		return src, nil
+	}
 	src := record.SourceOf(m)
 	if src == nil {
 		return nil, fmt.Errorf("a message reached %s without its origin: a processor deleted all metadata (`meta = deleted()`) or made a new message; keep the metadata %s", s.out.name, record.MetaOrigin)
 	}
-	if src.Ticket != t.Number() || src.Span >= len(t.Spans()) {
+	if src.Batch.Ticket != t.Number() || src.Span >= len(t.Spans()) {
 		return nil, fmt.Errorf("messages of several batches reached %s as one (source record %s offset %d among them): something merges batches (output batching, a buffer, group_by over batches); remove it, since order cannot be kept across it", s.out.name, tpOf(src), src.Record.Offset)
 	}
 	return src, nil
@@ -170,33 +196,42 @@ func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, h
 	n := len(batch)
 	p.records, p.touch = make([]kgo.Record, n), make([]int32, n)
 	hs := make([]kgo.RecordHeader, 0, headers)
-	var prefix []byte
-	var origins []byte
+	var prefix, origins, digits []byte // digits: prevSource's offset
 	var prevSource *record.Source
 	touches := touchIndex{p: p}
 	for i, m := range batch {
 		src := p.sources[i]
 		part := s.part(p.ticket, src)
 		r := &p.records[i]
-		var err error
-		if hs, err = s.rules.Fill(r, m, src.Record, hs); err != nil {
-			return fmt.Errorf("source record %s offset %d: %w", tpOf(src), src.Record.Offset, err)
+		if s.gen.Direct {
+			hs = s.rules.FillBare(r, src.Record, hs)
+		} else {
+			var err error
+			if hs, err = s.rules.Fill(r, m, src.Record, hs); err != nil {
+				return fmt.Errorf("source record %s offset %d: %w", tpOf(src), src.Record.Offset, err)
+			}
 		}
 		if s.gen.OriginHeader != "" {
 			if prevSource == nil || prevSource.Span != src.Span {
 				prefix = record.AppendPrefix(prefix[:0], s.gen.RelayID, part.Source.Topic, part.Source.Partition)
+				digits = nil
 				if origins == nil {
 					origins = make([]byte, 0, n*(len(prefix)+24))
 				}
 			}
-			prevSource = src
 			var value []byte
 			if prevs[i] != fromTurn {
 				start := len(origins)
 				origins = append(origins, prefix...)
-				origins = record.AppendOffsets(origins, src.Record.Offset, prevs[i])
+				if digits != nil && prevs[i] == prevSource.Record.Offset {
+					origins = record.AppendOffsetsAfter(origins, src.Record.Offset, digits)
+				} else {
+					origins = record.AppendOffsets(origins, src.Record.Offset, prevs[i])
+				}
 				value = origins[start:len(origins):len(origins)]
+				digits = value[len(prefix) : len(prefix)+bytes.IndexByte(value[len(prefix):], '/')]
 			}
+			prevSource = src
 			hs, r.Headers = appendOwn(hs, r.Headers, kgo.RecordHeader{Key: s.gen.OriginHeader, Value: value})
 		}
 		if p.places != nil {

@@ -72,7 +72,7 @@ func (x *transactor) join(ctx context.Context, t *relay.Ticket) error {
 			if err == nil {
 				t.Join(func() { x.acked(tx) })
 				tx.tickets = append(tx.tickets, t)
-				tx.bytes += t.Bytes()
+				tx.bytes += t.Payload()
 				x.wake()
 			}
 			x.mu.Unlock()

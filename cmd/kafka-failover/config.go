@@ -4,12 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/redpanda-data/benthos/v4/public/service"
 
 	kafkafailover "github.com/kafka-failover/kafka-failover"
@@ -30,6 +28,7 @@ func onConfig(conf *service.ParsedConfig) error {
 			}
 		}
 	}
+	kafkafailover.SetDirect(isDirect(conf, os.Args))
 	if e, ok := root(conf, "error_handling").(map[string]any); ok && e["strict"] == true {
 		return errors.New("error_handling.strict takes failed messages out of batches before the kafka_failover output sees them, and what is missing then passes for filtered; remove it: on_error of the output decides what happens to failed messages, and stops by default")
 	}
@@ -120,42 +119,3 @@ func endWithFatal(args []string) {
 
 // graceToEnd is what the engine gets to end by itself.
 const graceToEnd = 2 * time.Second
-
-const (
-	// gcPercent trades memory for time: a relay makes much short-lived garbage
-	// and keeps little, so collecting less often saves a quarter of its CPU.
-	gcPercent = 400
-	// baseMemory, twice the window and a fetch are what the collector then keeps
-	// to, where it can.
-	baseMemory = 144 << 20
-)
-
-// tuneMemory sets the garbage collector's pace unless GOGC says otherwise.
-func tuneMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-}
-
-// limitMemory bounds what the pace may cost, unless GOMEMLIMIT says otherwise.
-// It is a soft limit: what is really in use may be more.
-func limitMemory(in, out map[string]any) {
-	if os.Getenv("GOMEMLIMIT") != "" {
-		return
-	}
-	inFlight := 16
-	if v, ok := out["max_in_flight"]; ok {
-		_, _ = fmt.Sscan(fmt.Sprint(v), &inFlight)
-	}
-	window := int64(inFlight) * size(in, "batch_max_bytes", 4<<20)
-	debug.SetMemoryLimit(baseMemory + 2*window + size(in, "fetch_max_bytes", 16<<20))
-}
-
-func size(conf map[string]any, field string, otherwise int64) int64 {
-	if v, ok := conf[field]; ok {
-		if n, err := humanize.ParseBytes(fmt.Sprint(v)); err == nil {
-			return int64(n)
-		}
-	}
-	return otherwise
-}

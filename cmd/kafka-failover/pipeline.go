@@ -54,7 +54,7 @@ func (c *configured) pipeline(r configuredRelay, effects bool) (p *verify.Pipeli
 // pure processors give the same result for the same message, and change nothing
 // elsewhere.
 var pure = []string{
-	"avro", "bloblang", "compress", "decompress", "grok", "jmespath", "jq", "json_schema", "log", "mapping", "metric", "msgpack", "mutation",
+	"avro", "bloblang", "compress", "decompress", "grok", "jmespath", "jq", "json_schema", "kafka_failover_filter", "log", "mapping", "metric", "msgpack", "mutation",
 	"noop", "parse_log", "protobuf", "schema_registry_decode", "sleep", "unarchive", "xml",
 }
 

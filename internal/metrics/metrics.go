@@ -32,7 +32,27 @@ const connectionFailed = "connection_failed"
 const (
 	ByLoop    = "loop"     // the record has passed through this relay before
 	ByOnError = "on_error" // left out by on_error: drop
+	// ByPipeline counts what processors other than kafka_failover_filter took
+	// out.
+	ByPipeline = "pipeline"
 )
+
+// Reserved tells whether a filter may not have a name.
+func Reserved(name string) bool { return name == ByLoop || name == ByOnError || name == ByPipeline }
+
+// Filter are the metrics of one kafka_failover_filter.
+type Filter struct {
+	filtered *service.MetricCounter
+	name     string
+}
+
+// NewFilter registers them.
+func NewFilter(m *service.Metrics, name string) *Filter {
+	return &Filter{m.NewCounter(filtered, "filter"), name}
+}
+
+// Filtered counts records that the filter took out.
+func (f *Filter) Filtered(n int64) { f.filtered.Incr(n, f.name) }
 
 // Output are the metrics the output keeps.
 type Output struct {
@@ -43,6 +63,9 @@ type Output struct {
 func NewOutput(m *service.Metrics) *Output {
 	return &Output{filtered: m.NewCounter(filtered, "filter")}
 }
+
+// ByPipeline counts records that a processor took out.
+func (o *Output) ByPipeline(n int64) { o.filtered.Incr(n, ByPipeline) }
 
 // Dropped counts records that on_error: drop left out.
 func (o *Output) Dropped(n int64) { o.filtered.Incr(n, ByOnError) }
@@ -66,6 +89,10 @@ func (i *Input) Lost(topic string, partition int32, n int64) {
 
 // Loops counts records left out because they passed through this relay before.
 func (i *Input) Loops(n int64) { i.filtered.Incr(n, ByLoop) }
+
+// ByPipeline counts records that a processor took out, of batches of which
+// nothing was left.
+func (i *Input) ByPipeline(n int64) { i.filtered.Incr(n, ByPipeline) }
 
 // Blocked counts the times a full window held the input back.
 func (i *Input) Blocked(n int64) { i.blocks.Incr(n) }

@@ -3,6 +3,7 @@ package record
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -26,18 +27,32 @@ const (
 	MetaOrigin = "kafka_failover_origin"
 )
 
+// standard are the entries that each message has with `metadata: standard`.
+var standard = []string{MetaKey, MetaTopic, MetaPartition, MetaOffset, MetaTimestamp, MetaTombstone, MetaSource}
+
 // reserved names never stand for a record header.
 var reserved = map[string]bool{
 	MetaKey: true, MetaTopic: true, MetaPartition: true, MetaOffset: true,
 	MetaTimestamp: true, MetaTombstone: true, MetaSource: true, MetaOrigin: true,
 }
 
+// ErrStop is wrapped by the error of a message that the relay is to stop at,
+// whatever the output's on_error says of failed ones.
+var ErrStop = errors.New("on_error: stop")
+
 // Source is the source record of a message, and the place it has in the order
-// of reading: the number of its batch's ticket.
+// of reading.
 type Source struct {
 	Record *kgo.Record
 	Span   int // index of its run of offsets within the batch's ticket
-	Ticket uint64
+	Batch  *Batch
+}
+
+// Batch is what the records of one batch share.
+type Batch struct {
+	Ticket   uint64 // its number in the order of reading
+	Standard bool   // messages carry standard metadata
+	Cluster  string // name of the source that was read
 }
 
 // Copy returns the receiver: a source record is never changed.
@@ -59,27 +74,67 @@ func SourceOf(m *service.Message) *Source {
 	return s
 }
 
-// NewMessage makes the message of one source record. With standard set, it
-// carries the metadata that Connect's users know.
-func NewMessage(ctx context.Context, s *Source, standard bool, sourceName string) *service.Message {
-	r := s.Record
-	m := service.NewMessageWithContext(ctx, r.Value)
-	if standard {
-		for _, h := range r.Headers { // of several of one name the last one counts
+// NewMessage makes the message of one source record. If its batch is to have
+// it, it carries the metadata that Connect's users know.
+func NewMessage(ctx context.Context, s *Source) *service.Message {
+	m := NewBare(ctx, s.Record)
+	if s.Batch.Standard {
+		for _, h := range s.Record.Headers { // of several of one name the last one counts
 			if !reserved[h.Key] {
 				m.MetaSetMut(h.Key, headerMeta(h))
 			}
 		}
-		m.MetaSetMut(MetaKey, r.Key)
-		m.MetaSetMut(MetaTopic, r.Topic)
-		m.MetaSetMut(MetaPartition, int(r.Partition))
-		m.MetaSetMut(MetaOffset, int(r.Offset))
-		m.MetaSetMut(MetaTimestamp, r.Timestamp.UnixMilli())
-		m.MetaSetMut(MetaTombstone, r.Value == nil)
-		m.MetaSetMut(MetaSource, sourceName)
+		for _, name := range standard {
+			v, _ := s.Metadata(name)
+			m.MetaSetMut(name, v)
+		}
 	}
 	m.MetaSetImmut(MetaOrigin, s)
 	return m
+}
+
+// NewBare makes a message of the value alone. It does not know its source
+// record: whoever uses it holds that beside it.
+func NewBare(ctx context.Context, r *kgo.Record) *service.Message {
+	return service.NewMessageWithContext(ctx, r.Value)
+}
+
+// Untouched tells whether m still has the value that NewBare gave it: the same
+// bytes in memory, not merely equal ones, so that neither a message that was
+// changed nor one of another record passes.
+func Untouched(m *service.Message, r *kgo.Record) bool {
+	b, err := m.AsBytes()
+	return err == nil && len(b) == len(r.Value) && (len(b) == 0 || &b[0] == &r.Value[0])
+}
+
+// Metadata is the standard metadata entry of a name, whether or not the message
+// carries it; of several headers of one name the last one counts.
+func (s *Source) Metadata(name string) (value any, ok bool) {
+	r := s.Record
+	switch name {
+	case MetaKey:
+		return r.Key, true
+	case MetaTopic:
+		return r.Topic, true
+	case MetaPartition:
+		return int(r.Partition), true
+	case MetaOffset:
+		return int(r.Offset), true
+	case MetaTimestamp:
+		return r.Timestamp.UnixMilli(), true
+	case MetaTombstone:
+		return r.Value == nil, true
+	case MetaSource:
+		return s.Batch.Cluster, true
+	case MetaOrigin:
+		return nil, false
+	}
+	for i := len(r.Headers) - 1; i >= 0; i-- {
+		if r.Headers[i].Key == name {
+			return headerMeta(r.Headers[i]), true
+		}
+	}
+	return nil, false
 }
 
 // headerMeta is the metadata value of a header, as Connect's inputs set it.
@@ -139,6 +194,19 @@ func (ru Rules) Fill(dst *kgo.Record, m *service.Message, src *kgo.Record, heade
 	}
 	dst.Headers = headers[start:len(headers):len(headers)]
 	return headers, nil
+}
+
+// FillBare does what Fill does for a message that nothing has changed, from the
+// source record alone.
+func (ru Rules) FillBare(dst, src *kgo.Record, headers []kgo.RecordHeader) []kgo.RecordHeader {
+	dst.Key, dst.Value, dst.Timestamp = src.Key, src.Value, src.Timestamp
+	start := len(headers)
+	headers = append(headers, src.Headers...)
+	if ru.TimestampHeader != "" {
+		headers = append(headers, ru.timestamp(src))
+	}
+	dst.Headers = headers[start:len(headers):len(headers)]
+	return headers
 }
 
 // Unchanged is the target record of a source record that the pipeline left

@@ -46,6 +46,14 @@ func AppendOffsets(b []byte, offset, prev int64) []byte {
 	return strconv.AppendInt(b, prev, 10)
 }
 
+// AppendOffsetsAfter does the same where prev is already there in digits, from
+// the record before.
+func AppendOffsetsAfter(b []byte, offset int64, prev []byte) []byte {
+	b = strconv.AppendInt(b, offset, 10)
+	b = append(b, '/')
+	return append(b, prev...)
+}
+
 // ParseOrigin reads a header value back.
 func ParseOrigin(b []byte) (Origin, error) {
 	f := strings.Split(string(b), "/")

@@ -70,12 +70,12 @@ func TestFingerprint(t *testing.T) {
 }
 
 func source() *Source {
-	return &Source{Record: &kgo.Record{Topic: "t", Partition: 3, Offset: 42, Key: []byte("k"), Value: []byte("v"), Timestamp: time.UnixMilli(1234),
+	return &Source{Batch: &Batch{Standard: true, Cluster: "dc1"}, Record: &kgo.Record{Topic: "t", Partition: 3, Offset: 42, Key: []byte("k"), Value: []byte("v"), Timestamp: time.UnixMilli(1234),
 		Headers: []kgo.RecordHeader{{Key: "a", Value: []byte("1")}, {Key: "n", Value: nil}, {Key: "a", Value: []byte("2")}}}}
 }
 
 func TestStandardMetadata(t *testing.T) {
-	m := NewMessage(context.Background(), source(), true, "dc1")
+	m := NewMessage(context.Background(), source())
 	got := map[string]any{}
 	_ = m.MetaWalkMut(func(k string, v any) error { got[k] = v; return nil })
 	delete(got, MetaOrigin)
@@ -86,7 +86,9 @@ func TestStandardMetadata(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatal(diff)
 	}
-	m = NewMessage(context.Background(), source(), false, "dc1")
+	none := source()
+	none.Batch.Standard = false
+	m = NewMessage(context.Background(), none)
 	n := 0
 	_ = m.MetaWalkMut(func(string, any) error { n++; return nil })
 	if n != 1 || SourceOf(m) == nil {
@@ -127,7 +129,8 @@ func TestFill(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := source()
-			m := NewMessage(context.Background(), s, c.standard, "dc1")
+			s.Batch.Standard = c.standard
+			m := NewMessage(context.Background(), s)
 			c.change(m)
 			var r kgo.Record
 			if _, err := (Rules{Standard: c.standard}).Fill(&r, m, s.Record, nil); err != nil {
@@ -154,8 +157,8 @@ func TestNullAndEmptyValues(t *testing.T) {
 	}{
 		{nil, nil, false, nil}, {[]byte{}, nil, false, []byte{}}, {[]byte("v"), []byte{}, true, []byte{}}, {nil, []byte("x"), true, []byte("x")},
 	} {
-		s := &Source{Record: &kgo.Record{Value: c.was}}
-		m := NewMessage(context.Background(), s, true, "")
+		s := &Source{Record: &kgo.Record{Value: c.was}, Batch: &Batch{Standard: true}}
+		m := NewMessage(context.Background(), s)
 		if c.change {
 			m.SetBytes(c.set)
 		}
@@ -175,7 +178,7 @@ func TestFillSharesHeadersSafely(t *testing.T) {
 	rs := make([]kgo.Record, 50)
 	for i := range rs {
 		s := source()
-		m := NewMessage(context.Background(), s, true, "")
+		m := NewMessage(context.Background(), s)
 		var err error
 		if hs, err = (Rules{Standard: true, TimestampHeader: "_t"}).Fill(&rs[i], m, s.Record, hs); err != nil {
 			t.Fatal(err)

@@ -31,8 +31,10 @@ type Generation struct {
 	Strict bool
 	// Standard: the input sets standard metadata on every message.
 	Standard bool
-	Parts    []Part
-	Slots    []position.TP
+	// Direct: messages are bare, and tickets carry their source records.
+	Direct bool
+	Parts  []Part
+	Slots  []position.TP
 
 	seat        *Seat
 	target      Target
@@ -69,6 +71,7 @@ type Plan struct {
 	WindowBytes int
 	Strict      bool
 	Standard    bool
+	Direct      bool
 }
 
 // NewGeneration makes a generation; target.Begin must follow.
@@ -79,6 +82,7 @@ func NewGeneration(seat *Seat, target Target, p Plan) *Generation {
 		OriginHeader: p.Standing.OriginHeader,
 		Strict:       p.Strict,
 		Standard:     p.Standard,
+		Direct:       p.Direct,
 		Slots:        p.Standing.Slots,
 		seat:         seat,
 		target:       target,
@@ -130,17 +134,24 @@ type Span struct {
 	Pair position.Pair // of its last record
 }
 
-// Issue gives out the next ticket once the window has room for bytes more. It
+// Load is what a batch weighs.
+type Load struct {
+	Records int
+	Payload int // bytes of the records
+	Bytes   int // what they take of the window with all that is made of them
+}
+
+// Issue gives out the next ticket once the window has room for the load. It
 // returns ErrBroken, or what makes the target unreachable, instead of waiting
 // longer than either.
-func (g *Generation) Issue(ctx context.Context, bytes int, spans []Span) (*Ticket, error) {
+func (g *Generation) Issue(ctx context.Context, load Load, spans []Span) (*Ticket, error) {
 	var bad error
 	blocked := false
 	err := g.waitFor(ctx, func() bool {
 		if bad = g.bad(); bad != nil {
 			return true
 		}
-		room := g.outstanding == 0 || (g.held+bytes <= g.windowBytes && g.outstanding < MaxBatches)
+		room := g.outstanding == 0 || (g.held+load.Bytes <= g.windowBytes && g.outstanding < MaxBatches)
 		if !room && !blocked {
 			blocked = true
 			g.blocks++
@@ -152,14 +163,17 @@ func (g *Generation) Issue(ctx context.Context, bytes int, spans []Span) (*Ticke
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t := &Ticket{gen: g, number: g.issued, bytes: bytes, spans: spans, entries: make([]*position.Entry, len(spans))}
+	t := &Ticket{
+		gen: g, number: g.issued, bytes: load.Bytes, payload: load.Payload, records: load.Records,
+		spans: spans, entries: make([]*position.Entry, len(spans)),
+	}
 	for i, s := range spans {
 		t.entries[i] = g.tracker.Read(s.Part, s.Next, &s.Pair)
 	}
 	g.issued++
 	g.issuedAt = time.Now()
 	g.outstanding++
-	g.held += bytes
+	g.held += load.Bytes
 	return t, nil
 }
 

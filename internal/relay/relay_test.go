@@ -55,7 +55,7 @@ func newTestGeneration(window int) (*Generation, *Hub) {
 
 func issue(t *testing.T, g *Generation, bytes int, next int64) *Ticket {
 	t.Helper()
-	tk, err := g.Issue(context.Background(), bytes, []Span{{Part: 0, Next: next}})
+	tk, err := g.Issue(context.Background(), Load{Records: 1, Payload: bytes, Bytes: bytes}, []Span{{Part: 0, Next: next}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestWindowHoldsBack(t *testing.T) {
 	first := issue(t, g, 60, 1)
 	got := make(chan *Ticket)
 	go func() {
-		tk, _ := g.Issue(context.Background(), 60, []Span{{Part: 0, Next: 2}})
+		tk, _ := g.Issue(context.Background(), Load{Records: 1, Payload: 60, Bytes: 60}, []Span{{Part: 0, Next: 2}})
 		got <- tk
 	}()
 	waitUntil(t, func() bool { return g.Blocks() == 1 })
@@ -139,7 +139,7 @@ func TestBreakWakesEverybody(t *testing.T) {
 	results := make(chan error, 2)
 	go func() { results <- b.Turn(context.Background()) }()
 	go func() {
-		_, err := g.Issue(context.Background(), 50, []Span{{Part: 0, Next: 3}})
+		_, err := g.Issue(context.Background(), Load{Records: 1, Payload: 50, Bytes: 50}, []Span{{Part: 0, Next: 3}})
 		results <- err
 	}()
 	waitUntil(t, func() bool { return g.Blocks() == 1 })
@@ -248,7 +248,7 @@ func TestDownAndUp(t *testing.T) {
 	g, _ := newTestGeneration(100)
 	down := errors.New("no answer")
 	g.SetDown(down)
-	if _, err := g.Issue(context.Background(), 1, nil); !errors.Is(err, down) {
+	if _, err := g.Issue(context.Background(), Load{Records: 1, Payload: 1, Bytes: 1}, nil); !errors.Is(err, down) {
 		t.Fatalf("got %v", err)
 	}
 	up := make(chan error)

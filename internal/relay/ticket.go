@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/kafka-failover/kafka-failover/internal/position"
+	"github.com/kafka-failover/kafka-failover/internal/record"
 )
 
 // markBytes is how many acknowledged bytes call for new marks before the clock
@@ -25,8 +27,14 @@ type Ticket struct {
 	gen     *Generation
 	number  uint64
 	bytes   int
+	payload int // of bytes: what stays of it once the messages are gone
+	records int
 	spans   []Span
 	entries []*position.Entry
+	// sources are those of the messages, if the generation is direct.
+	sources []record.Source
+	// filtered counts the records that filters took out under their own name.
+	filtered atomic.Int64
 	// The rest is under gen.mu.
 	claimed bool
 	handed  bool
@@ -240,8 +248,17 @@ func (t *Ticket) Leave() {
 	}
 }
 
-// Bytes is what the ticket takes of the window.
-func (t *Ticket) Bytes() int { return t.bytes }
+// Payload is how many bytes of records the ticket stands for.
+func (t *Ticket) Payload() int { return t.payload }
+
+// Filtered notes that a filter took n records out and has counted them.
+func (t *Ticket) Filtered(n int) { t.filtered.Add(int64(n)) }
+
+// Missing is how many of the batch's records neither arrived nor were counted
+// by a filter: something else took them out.
+func (t *Ticket) Missing(arrived int) int64 {
+	return max(0, int64(t.records-arrived)-t.filtered.Load())
+}
 
 // Fail says that the output will not deliver the ticket, and breaks its
 // generation. The output then returns no error to Benthos: the input learns of
@@ -260,22 +277,30 @@ func (t *Ticket) Fail(err error) {
 // Ack is Benthos' answer to the batch, brought by the input: nil if everything
 // was delivered or filtered. A refusal that our output did not cause is fatal:
 // reading the batch again would put it behind later ones.
-func (t *Ticket) Ack(err error) {
-	if joined := t.ack(err); joined != nil {
+//
+// It returns how many records something other than filters took out of a batch
+// that never reached the output.
+func (t *Ticket) Ack(err error) (missing int64) {
+	missing, joined := t.ack(err)
+	if joined != nil {
 		joined()
 	}
+	return missing
 }
 
-// ack returns what is to be called, outside the lock, of a ticket that is in a
-// transaction.
-func (t *Ticket) ack(err error) func() {
+// ack returns also what is to be called, outside the lock, of a ticket that is
+// in a transaction.
+func (t *Ticket) ack(err error) (missing int64, joined func()) {
 	g := t.gen
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if t.acked {
-		return nil
+		return 0, nil
 	}
 	t.acked = true
+	if err == nil && !t.claimed {
+		missing = t.Missing(0)
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, context.Canceled) && !t.claimed: // a stop, or a wrapper that gave up
@@ -292,9 +317,18 @@ func (t *Ticket) ack(err error) func() {
 	case !t.landed:
 		t.early()
 	default:
-		return t.joined
+		t.lighten()
+		return missing, t.joined
 	}
-	return nil
+	return missing, nil
+}
+
+// lighten gives back what the messages took of the window, of a ticket that
+// stays for its transaction alone.
+func (t *Ticket) lighten() {
+	t.gen.held -= t.bytes - t.payload
+	t.bytes = t.payload
+	t.gen.wake()
 }
 
 func (t *Ticket) early() {

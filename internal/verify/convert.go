@@ -80,11 +80,12 @@ func (e *expecting) process(ctx context.Context, records []*kgo.Record) ([]Expec
 	out := make([]Expected, len(records))
 	sources := make([]record.Source, len(records))
 	batch := make(service.MessageBatch, 0, len(records))
+	shared := &record.Batch{Standard: e.rules.Standard, Cluster: e.pipeline.Source}
 	for i, r := range records {
 		out[i].Offset, out[i].Optional = r.Offset, r.Timestamp.Before(e.since)
-		sources[i] = record.Source{Record: r, Span: i}
+		sources[i] = record.Source{Record: r, Span: i, Batch: shared}
 		if !e.loops(r) {
-			batch = append(batch, record.NewMessage(ctx, &sources[i], e.rules.Standard, e.pipeline.Source))
+			batch = append(batch, record.NewMessage(ctx, &sources[i]))
 		}
 	}
 	batches := []service.MessageBatch{batch}
@@ -108,8 +109,8 @@ func (e *expecting) process(ctx context.Context, records []*kgo.Record) ([]Expec
 			if src == nil {
 				return nil, errors.New("a processor deleted all metadata of a message, or made a new one: what it was made from cannot be told any more, and the relay would stop")
 			}
-			if m.GetError() != nil {
-				out[src.Span].Failed = out[src.Span].Failed || !e.pipeline.DropsFailed
+			if err := m.GetError(); err != nil {
+				out[src.Span].Failed = out[src.Span].Failed || !e.pipeline.DropsFailed || errors.Is(err, record.ErrStop)
 				continue
 			}
 			var want kgo.Record
