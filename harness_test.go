@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -177,6 +178,7 @@ type load struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	n      int
+	over   atomic.Bool // the test has failed: what becomes of the rest is no matter
 }
 
 func (l *load) stop()      { l.cancel(); <-l.done }
@@ -197,7 +199,7 @@ func generate(t testing.TB, perSecond int, record func(int) *kgo.Record, clients
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel, done: make(chan struct{})}
 	failed := func(_ *kgo.Record, err error) {
-		if err != nil {
+		if err != nil && !l.over.Load() {
 			t.Errorf("writing load: %v", err)
 		}
 	}
@@ -209,6 +211,9 @@ func generate(t testing.TB, perSecond int, record func(int) *kgo.Record, clients
 		for {
 			select {
 			case <-ctx.Done():
+				if l.over.Load() {
+					return
+				}
 				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 				defer cancel()
 				for _, cl := range clients {
@@ -225,7 +230,10 @@ func generate(t testing.TB, perSecond int, record func(int) *kgo.Record, clients
 			}
 		}
 	}()
-	t.Cleanup(l.stop)
+	t.Cleanup(func() {
+		l.over.Store(t.Failed())
+		l.stop()
+	})
 	return l
 }
 
@@ -477,14 +485,11 @@ func ends(t testing.TB, c *kafkatest.Cluster, topic string) int64 {
 
 func (w *world) awaitTarget(topic string, n int64, timeout time.Duration) {
 	w.t.Helper()
-	adm := w.target.Admin(w.t)
-	eventually(w.t, timeout, fmt.Sprintf("target topic %s reaches %d records", topic, n), func() bool {
-		l, err := adm.ListEndOffsets(context.Background(), topic)
-		if err != nil || l.Error() != nil {
-			return false
-		}
-		var sum int64
-		l.Each(func(o kadm.ListedOffset) { sum += o.Offset })
-		return sum >= n
-	})
+	awaitEnds(w.t, w.target, topic, n, timeout)
+}
+
+// awaitEnds waits until a topic's end offsets add up to n.
+func awaitEnds(t testing.TB, c *kafkatest.Cluster, topic string, n int64, timeout time.Duration) {
+	t.Helper()
+	eventually(t, timeout, fmt.Sprintf("topic %s of %s reaches %d records", topic, c.Name, n), func() bool { return ends(t, c, topic) >= n })
 }

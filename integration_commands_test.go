@@ -524,7 +524,7 @@ func TestVerifyLive(t *testing.T) {
 // The memory that verify takes does not grow with the number of records.
 func TestVerifyMemory(t *testing.T) {
 	w := newWorld(t)
-	small, large := count(600_000, 1_000_000), count(2_000_000, 10_000_000)
+	small, large := count(400_000, 1_000_000), count(1_200_000, 10_000_000)
 	peak := func(base string, n int) int64 {
 		topic := w.both(base, 4)
 		w.fillOf(n, func(i int) *kgo.Record {
@@ -640,8 +640,8 @@ func TestConvertedRuns(t *testing.T) {
 func TestProgressOfBoundedRun(t *testing.T) {
 	w := newWorld(t)
 	topic := w.both("bounded", 2)
-	w.fill(topic, 60_000, 2, 100)
-	conf := pipeline{topics: topic, input: stopAtEnd, processors: "- sleep: { duration: 50us }"}
+	w.fill(topic, 6_000, 2, 100)
+	conf := pipeline{topics: topic, input: stopAtEnd, processors: "- sleep: { duration: 300us }"}
 	file := w.file(w.yaml(conf) + "http: { enabled: false }\n")
 	// script(1) gives the relay a terminal.
 	out, err := exec.Command("script", "-qec", binary+" run "+file, "/dev/null").CombinedOutput()
@@ -649,7 +649,7 @@ func TestProgressOfBoundedRun(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	text := string(out)
-	for _, want := range []string{"relaying", "%", "/60000", "records/s", "Reached the end of topic " + topic + ": 60000 records read"} {
+	for _, want := range []string{"relaying", "%", "/6000", "records/s", "Reached the end of topic " + topic + ": 6000 records read"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the terminal shows no %q:\n%s", want, lastLines(text, 30))
 		}

@@ -115,13 +115,14 @@ func TestFatalStaysUpUnready(t *testing.T) {
 // A three-node target whose brokers are killed with -9 one after the other, and
 // one of which hangs for a while, with two in-sync replicas needed.
 func TestThreeNodeTargetRolling(t *testing.T) {
+	t.Parallel() // clusters or topics of its own, and it waits a lot
 	w := newWorld(t)
 	w.target = kafkatest.Start(t, "three", kafkatest.Options{Nodes: 3, Props: map[string]string{"min.insync.replicas": "2"}})
 	topic := w.both("rolling", 3)
 	load := w.load(topic, 3, 200, 5_000)
 	relay := w.run(pipeline{topics: topic, processors: "- mapping: root = content()", threads: 4})
 	w.awaitTarget(topic, 5_000, time.Minute)
-	for i := range 3 {
+	for i := range count(1, 3) {
 		w.target.Kill(i)
 		before := w.endsNow(topic)
 		eventually(t, time.Minute, "the other two take records", func() bool { return w.endsNow(topic) > before+5_000 })
@@ -264,6 +265,7 @@ func TestProgressTopicIsChecked(t *testing.T) {
 
 // Topics that are deleted and stay away, live: a stop for each.
 func TestTopicsGoneForGood(t *testing.T) {
+	t.Parallel() // clusters or topics of its own, and it waits a lot
 	for _, which := range []string{"source", "target", "progress"} {
 		t.Run(which, func(t *testing.T) {
 			w := newWorld(t)

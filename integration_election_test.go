@@ -17,6 +17,7 @@ import (
 // and other records take the lost ones' places. The relay never goes on there as
 // if nothing had happened: it reads the other source, which agrees.
 func TestUncleanElection(t *testing.T) {
+	t.Parallel() // clusters or topics of its own, and it waits a lot
 	p := newPool(t, 2)
 	three := kafkatest.Start(t, "unclean", kafkatest.Options{Nodes: 3})
 	p.sources[0], p.brokers[0] = three, strings.Join(three.Brokers(), ",")
@@ -105,6 +106,7 @@ func writeOthers(t *testing.T, c *kafkatest.Cluster, topic string) {
 // the truncation is met live, by the client or by the leader's epoch. The relay
 // does not go on behind records that differ.
 func TestUncleanElectionLive(t *testing.T) {
+	t.Parallel() // clusters or topics of its own, and it waits a lot
 	p := newPool(t, 1)
 	three := kafkatest.Start(t, "unclean1", kafkatest.Options{Nodes: 3})
 	p.sources[0], p.brokers[0] = three, strings.Join(three.Brokers(), ",")
@@ -134,6 +136,7 @@ func TestUncleanElectionLive(t *testing.T) {
 // another one leads, and the relay, which has no other source, waits and goes on
 // by itself.
 func TestSourceLeaderKilled(t *testing.T) {
+	t.Parallel() // clusters or topics of its own, and it waits a lot
 	p := newPool(t, 1)
 	three := kafkatest.Start(t, "leads", kafkatest.Options{Nodes: 3})
 	p.sources[0], p.brokers[0] = three, strings.Join(three.Brokers(), ",")

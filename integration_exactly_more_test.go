@@ -208,6 +208,7 @@ func TestExactlyOnceBadPlaceDropped(t *testing.T) {
 // A transaction of somebody else that is open in the progress topic is waited
 // for, and its producer named.
 func TestExactlyOnceStuckTransaction(t *testing.T) {
+	t.Parallel() // clusters or topics of its own, and it waits a lot
 	w := newWorld(t)
 	topic := w.both("stuck", 1)
 	w.fill(topic, 100, 1, 100)

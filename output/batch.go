@@ -53,8 +53,6 @@ func tpOf(s *record.Source) position.TP {
 // prepare converts a batch, up to the first message that must not be relayed.
 // An error means that the pipeline lost what ties messages to their source
 // records, unless it is an askError.
-//
-//nolint:gocognit // one pass over the batch
 func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepared, error) {
 	p := &prepared{ticket: t, first: make([]int, len(t.Spans())), last: make([]int64, len(t.Spans()))}
 	for i := range p.first {

@@ -46,11 +46,12 @@ func plugins(t *testing.T) []service.TemplateDataPlugin {
 	env := service.GlobalEnvironment()
 	in, ok1 := env.GetInputConfig("kafka_failover")
 	out, ok2 := env.GetOutputConfig("kafka_failover")
-	if !ok1 || !ok2 {
+	filter, ok3 := env.GetProcessorConfig("kafka_failover_filter")
+	if !ok1 || !ok2 || !ok3 {
 		t.Fatal("a plugin is missing")
 	}
 	var all []service.TemplateDataPlugin
-	for _, view := range []*service.ConfigView{in, out} {
+	for _, view := range []*service.ConfigView{in, out, filter} {
 		data, err := view.TemplateData()
 		if err != nil {
 			t.Fatal(err)
@@ -114,7 +115,7 @@ func schema(t *testing.T) []byte {
 				}
 			}
 		}
-		if described < 20 {
+		if described < min(20, len(p.Fields)) {
 			t.Fatalf("only %d fields of the %s are in the schema", described, p.Type)
 		}
 	}
