@@ -3,6 +3,7 @@ package kafkafailover_test
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -199,5 +200,25 @@ func TestWrongValues(t *testing.T) {
 			}
 			relay.mustLog(time.Second, c.says)
 		})
+	}
+}
+
+// Each of the ready filters has tests of its own, and they pass.
+func TestReadyFilters(t *testing.T) {
+	files, err := filepath.Glob("resources/filters/*.yaml")
+	if err != nil || len(files) < 8 {
+		t.Fatalf("%d filters, %v", len(files), err)
+	}
+	out, code := cli(t, append([]string{"test"}, files...)...)
+	if code != 0 {
+		t.Fatalf("exit code %d\n%s", code, out)
+	}
+	for _, f := range files {
+		if !strings.Contains(out, "Test '"+f+"' succeeded") {
+			t.Errorf("%s has no tests:\n%s", f, out)
+		}
+		if l, code := cli(t, "lint", f); code != 0 {
+			t.Errorf("lint %s: exit code %d\n%s", f, code, l)
+		}
 	}
 }

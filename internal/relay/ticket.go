@@ -323,11 +323,12 @@ func (t *Ticket) ack(err error) (missing int64, joined func()) {
 	return missing, nil
 }
 
-// lighten gives back what the messages took of the window, of a ticket that
-// stays for its transaction alone.
+// lighten gives up the records, and what the messages took of the window, of a
+// ticket that stays for its transaction alone.
 func (t *Ticket) lighten() {
 	t.gen.held -= t.bytes - t.payload
 	t.bytes = t.payload
+	t.sources = nil
 	t.gen.wake()
 }
 
