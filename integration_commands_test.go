@@ -524,7 +524,7 @@ func TestVerifyLive(t *testing.T) {
 // The memory that verify takes does not grow with the number of records.
 func TestVerifyMemory(t *testing.T) {
 	w := newWorld(t)
-	small, large := count(400_000, 1_000_000), count(1_200_000, 10_000_000)
+	small, large := count(600_000, 1_000_000), count(1_500_000, 10_000_000)
 	peak := func(base string, n int) int64 {
 		topic := w.both(base, 4)
 		w.fillOf(n, func(i int) *kgo.Record {

@@ -3,6 +3,7 @@ package kafkafailover_test
 import (
 	"bytes"
 	"debug/elf"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,11 +55,13 @@ func readmeCommands(t *testing.T) []string {
 func TestReadmeCommands(t *testing.T) {
 	w := &world{t: t}
 	fakes := map[string]string{} // the commands are at stake here, not the clusters
-	for _, name := range []string{"dc1", "dc2", "target", "target of exactly_once"} {
+	for _, name := range []string{"dc1", "dc2", "target", "target of exactly_once", "target of filtered"} {
 		f := kafkatest.Fake(t, name, kfake.SeedTopics(2, "orders"))
 		fakes[name] = strings.Join(f.ListenAddrs(), ",")
 		if !strings.HasPrefix(name, "target") {
-			produceTo(t, fakes[name], 500, func(i int) *kgo.Record { return plainRecord("orders", i, 2, 100) })
+			produceTo(t, fakes[name], 500, func(i int) *kgo.Record { // what every filter keeps
+				return &kgo.Record{Topic: "orders", Partition: int32(i % 2), Key: fmt.Appendf(nil, "eu-%d", i), Value: []byte(`{"currency":"INR"}`)}
+			})
 		}
 	}
 	brokers := map[string]string{"SOURCE_BROKERS": fakes["dc1"], "DC1_BROKERS": fakes["dc1"], "DC2_BROKERS": fakes["dc2"], "TARGET_BROKERS": fakes["target"]}
@@ -66,7 +69,7 @@ func TestReadmeCommands(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	t.Setenv("CGO_ENABLED", "0") // what the tests have built already
-	want := []string{"demo", "run", "run", "run", "check", "status", "verify", "make test"}
+	want := []string{"demo", "run", "run", "run", "run", "check", "status", "verify", "make test"}
 	var ran []string
 	for _, line := range readmeCommands(t) {
 		words := strings.Fields(line)
@@ -90,11 +93,13 @@ func TestReadmeCommands(t *testing.T) {
 			ran = append(ran, "demo")
 		case strings.HasPrefix(args, "run "):
 			target := fakes["target"]
-			if strings.Contains(args, "exactly_once") { // another relay, which would find the first one's marks
-				target = fakes["target of exactly_once"]
+			for _, name := range []string{"exactly_once", "filtered"} { // other relays, which would find the first one's marks
+				if strings.Contains(args, name) {
+					target = fakes["target of "+name]
+				}
 			}
 			t.Setenv("TARGET_BROKERS", target)
-			r := w.start(append([]string{"run", "--set", "http.address=127.0.0.1:0"}, strings.Fields(args)[1:]...)...)
+			r := w.start(append([]string{"run", "--set", "http.address=127.0.0.1:0"}, strings.Fields(strings.ReplaceAll(args, "'", ""))[1:]...)...)
 			r.mustLog(time.Minute, "Reading from source")
 			awaitRecords(t, target, 500)
 			if code := r.terminate(20 * time.Second); code != 0 {

@@ -13,9 +13,16 @@ import (
 	kafkafailover "github.com/kafka-failover/kafka-failover"
 )
 
-// onConfig looks at the whole configuration once it is parsed: what a plugin's
-// constructor cannot see of its surroundings.
+// onConfig prepares for running a configuration once it is parsed.
 func onConfig(conf *service.ParsedConfig) error {
+	kafkafailover.SetDirect(isDirect(conf, os.Args))
+	startFollowing()
+	return surroundings(conf)
+}
+
+// surroundings looks at the whole configuration: at what a plugin's constructor
+// cannot see.
+func surroundings(conf *service.ParsedConfig) error {
 	in := find(conf, "kafka_failover", "input", "input_resources")
 	if in == nil {
 		return nil
@@ -28,7 +35,6 @@ func onConfig(conf *service.ParsedConfig) error {
 			}
 		}
 	}
-	kafkafailover.SetDirect(isDirect(conf, os.Args))
 	if e, ok := root(conf, "error_handling").(map[string]any); ok && e["strict"] == true {
 		return errors.New("error_handling.strict takes failed messages out of batches before the kafka_failover output sees them, and what is missing then passes for filtered; remove it: on_error of the output decides what happens to failed messages, and stops by default")
 	}

@@ -73,7 +73,7 @@ func withConfig(c *cli.Context, fn func(*configured) error) error {
 		service.CLIOptSetBinaryName("kafka-failover"),
 		service.CLIOptSetProductName("kafka-failover"),
 		service.CLIOptOnConfigParse(func(conf *service.ParsedConfig) error {
-			if err = onConfig(conf); err != nil {
+			if err = surroundings(conf); err != nil {
 				return err
 			}
 			found, ferr := seen.find(c.Context, conf)

@@ -44,10 +44,10 @@ func limitMemory(in, out map[string]any) {
 	least := baseMemory + 2*window + size(in, "fetch_max_bytes", 16<<20)
 	leastMemory.Store(least)
 	debug.SetMemoryLimit(least)
-	startFollowing()
 }
 
-// leastMemory is the lowest limit, by the configuration that was read last.
+// leastMemory is the lowest limit, by the configuration that was read last; 0
+// while there is none.
 var leastMemory atomic.Int64
 
 var startFollowing = sync.OnceFunc(func() { go followMemory() })
@@ -58,8 +58,10 @@ var startFollowing = sync.OnceFunc(func() { go followMemory() })
 func followMemory() {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	for range time.Tick(lookAtHeap) {
-		metrics.Read(live)
-		debug.SetMemoryLimit(limitFor(leastMemory.Load(), int64(live[0].Value.Uint64())))
+		if least := leastMemory.Load(); least > 0 {
+			metrics.Read(live)
+			debug.SetMemoryLimit(limitFor(least, int64(live[0].Value.Uint64())))
+		}
 	}
 }
 
