@@ -55,7 +55,7 @@ func readmeCommands(t *testing.T) []string {
 func TestReadmeCommands(t *testing.T) {
 	w := &world{t: t}
 	fakes := map[string]string{} // the commands are at stake here, not the clusters
-	for _, name := range []string{"dc1", "dc2", "target", "target of exactly_once", "target of filtered"} {
+	for _, name := range []string{"dc1", "dc2", "target", "target_exactly_once", "target_filtered"} {
 		f := kafkatest.Fake(t, name, kfake.SeedTopics(2, "orders"))
 		fakes[name] = strings.Join(f.ListenAddrs(), ",")
 		if !strings.HasPrefix(name, "target") {
@@ -95,7 +95,7 @@ func TestReadmeCommands(t *testing.T) {
 			target := fakes["target"]
 			for _, name := range []string{"exactly_once", "filtered"} { // other relays, which would find the first one's marks
 				if strings.Contains(args, name) {
-					target = fakes["target of "+name]
+					target = fakes["target_"+name]
 				}
 			}
 			t.Setenv("TARGET_BROKERS", target)
