@@ -37,7 +37,7 @@ func redacted(r *kgo.Record) *kgo.Record {
 		return nil
 	}
 	h := hmac.New(sha256.New, []byte("s3cret"))
-	fmt.Fprintf(h, "someone-%d@example.org", i)
+	_, _ = fmt.Fprintf(h, "someone-%d@example.org", i)
 	rest = hex.EncodeToString(h.Sum(nil))
 	out := *r
 	out.Value = fmt.Appendf(nil, `{"currency":"INR","email":%q,"n":%d}`, rest, n)

@@ -3,6 +3,7 @@ package untraced
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,12 +32,13 @@ pipeline:
     - workflow: { meta_path: meta.w, branches: { a: { processors: [ { mapping: root = this } ], result_map: root.w = this } } }
     - parallel: { processors: [ { log: { message: x, level: DEBUG } } ] }
     - mapping: root.span = tracing_span().or("none").type()
+output: { drop: {} }
 logger: { level: "OFF" }
 `); err != nil {
 		t.Fatal(err)
 	}
-	got := 0
-	if err := b.AddConsumerFunc(func(context.Context, *service.Message) error { got++; return nil }); err != nil {
+	var got atomic.Int64
+	if err := b.AddConsumerFunc(func(context.Context, *service.Message) error { got.Add(1); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	s, err := b.Build()
@@ -45,8 +47,8 @@ logger: { level: "OFF" }
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if err := s.Run(ctx); err != nil || got != 6 {
-		t.Fatalf("%d messages, %v", got, err)
+	if err := s.Run(ctx); err != nil || got.Load() != 6 {
+		t.Fatalf("%d messages, %v", got.Load(), err)
 	}
 }
 
