@@ -13,7 +13,7 @@ build:
 
 # Everything, real Kafka included, with short counts.
 test: jars
-	go test -count=1 -timeout 15m ./internal/... ./input/... ./output/... ./cmd/...
+	go test -count=1 -timeout 15m ./internal/... ./input/... ./output/... ./processor/... ./cmd/...
 	go test -count=1 -timeout 18m -p 1 .
 
 # The same scenarios with the counts of docs/reliability.md.
