@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always 2>/dev/null || echo dev)
 LDFLAGS := -X main.version=$(VERSION) -X main.date=$(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 LINT_VERSION := v2.6.2
 
-.PHONY: build test test-full bench-quick docs lint fmt deps jars clean
+.PHONY: build test test-full bench bench-quick bench-soak bench-peers docs lint tidy fmt deps jars clean
 
 build:
 	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/kafka-failover ./cmd/kafka-failover
@@ -20,9 +20,24 @@ test: jars
 test-full: jars
 	KAFKA_FAILOVER_FULL=1 go test -count=1 -timeout 60m -p 1 -v ./...
 
-# The bare franz-go loop and the relay, without and with transactions, interleaved.
+# The relay beside a bare franz-go loop and its peers, with other data, in latency
+# and growth; writes bench/RESULTS.md. About half an hour.
+bench: jars build bench-peers
+	cd bench && go run . all
+
+# The bare loop and the relay, without and with transactions, interleaved.
 bench-quick: jars build
-	cd bench && go run ./quick -relay ../bin/kafka-failover
+	cd bench && go run . quick
+
+# Ten minutes of steady load: memory and goroutines stay what they are.
+bench-soak: jars build
+	cd bench && go run . soak
+
+# Those whom the relay is compared with: MirrorMaker 2, Connect, kaf-relay.
+bench-peers: | deps
+	cd bench/mirrormaker && mvn -q -B dependency:copy-dependencies -DoutputDirectory=libs
+	cd bench/connect && go build -o ../bin/connect .
+	cd bench/kaf-relay && go build -o ../bin/kaf-relay github.com/zerodha/kaf-relay
 
 # What is generated from the plugins: docs/fields.md, resources/schema.json.
 docs:
@@ -30,6 +45,11 @@ docs:
 
 lint:
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION) run ./...
+
+# Compares go.mod of each module with what it imports, and lists differences. It
+# fetches much that nothing else needs.
+tidy:
+	for m in . bench bench/connect bench/kaf-relay; do (cd $$m && GONOSUMDB=github.com/zerodha/kaf-relay go mod tidy -diff) || exit 1; done
 
 fmt:
 	gofmt -l -w .
@@ -46,4 +66,4 @@ $(LIBS)/.complete: resources/kafka/pom.xml | deps
 	touch $@
 
 clean:
-	rm -rf bin $(LIBS)
+	rm -rf bin $(LIBS) bench/bin bench/mirrormaker/libs

@@ -37,6 +37,9 @@ type Options struct {
 	// ByOffset ties target records to source records by equal offsets, for
 	// targets without origin headers.
 	ByOffset bool
+	// ByKey ties them by equal keys, which must then be unique within the topic,
+	// for targets that keep neither.
+	ByKey bool
 }
 
 // Report is the outcome.
@@ -85,6 +88,7 @@ type expected struct {
 	offsets []int64
 	hashes  []uint64
 	where   []int32 // target partition, -1: any
+	keys    []string // with ByKey
 	copies  []uint16
 	// last is the place of the last copy found: target partition and offset.
 	lastPart []int32
@@ -166,6 +170,9 @@ func readSource(ctx context.Context, c *kafka.Cluster, topic string, o Options, 
 		}
 		rep.Source++
 		parts[r.Partition].add(r.Offset, hash(want, o.Header, false, nil), where)
+		if o.ByKey {
+			parts[r.Partition].keys = append(parts[r.Partition].keys, string(r.Key))
+		}
 	})
 	for len(parts) < int(n) {
 		parts = append(parts, &expected{tp: position.TP{Topic: topic, Partition: int32(len(parts))}})
@@ -183,17 +190,14 @@ func (e *expected) add(offset int64, h uint64, where int32) {
 }
 
 func readTarget(ctx context.Context, c *kafka.Cluster, topic, from string, parts []*expected, o Options, rep *Report) error {
+	origin := o.tie(from, parts)
 	_, err := each(ctx, c, topic, func(r *kgo.Record) {
 		rep.Target++
-		tp, offset := position.TP{Topic: from, Partition: r.Partition}, r.Offset
-		if !o.ByOffset {
-			origin, ok := record.LastOrigin(r, o.Header)
-			if !ok || origin.Topic != from {
-				rep.Foreign++
-				rep.example("foreign: target %s/%d offset %d", topic, r.Partition, r.Offset)
-				return
-			}
-			tp, offset = position.TP{Topic: origin.Topic, Partition: origin.Partition}, origin.Offset
+		tp, offset, ok := origin(r)
+		if !ok {
+			rep.Foreign++
+			rep.example("foreign: target %s/%d offset %d", topic, r.Partition, r.Offset)
+			return
 		}
 		if int(tp.Partition) >= len(parts) {
 			rep.Foreign++
@@ -209,6 +213,35 @@ func readTarget(ctx context.Context, c *kafka.Cluster, topic, from string, parts
 		e.found(i, r, hash(r, o.Header, true, o.Ignore), rep)
 	})
 	return err
+}
+
+// tie tells of a target record which source record it claims to be.
+func (o Options) tie(from string, parts []*expected) func(*kgo.Record) (position.TP, int64, bool) {
+	switch {
+	case o.ByOffset:
+		return func(r *kgo.Record) (position.TP, int64, bool) {
+			return position.TP{Topic: from, Partition: r.Partition}, r.Offset, true
+		}
+	case o.ByKey:
+		type place struct {
+			tp     position.TP
+			offset int64
+		}
+		places := map[string]place{}
+		for _, e := range parts {
+			for i, key := range e.keys {
+				places[key] = place{e.tp, e.offsets[i]}
+			}
+		}
+		return func(r *kgo.Record) (position.TP, int64, bool) {
+			p, ok := places[string(r.Key)]
+			return p.tp, p.offset, ok
+		}
+	}
+	return func(r *kgo.Record) (position.TP, int64, bool) {
+		origin, ok := record.LastOrigin(r, o.Header)
+		return position.TP{Topic: origin.Topic, Partition: origin.Partition}, origin.Offset, ok && origin.Topic == from
+	}
 }
 
 func (e *expected) found(i int, r *kgo.Record, h uint64, rep *Report) {

@@ -125,3 +125,27 @@ func write(t *testing.T, c *kafka.Cluster, rs []*kgo.Record) {
 		t.Fatal(err)
 	}
 }
+
+// A target that keeps neither partitions nor origins is compared by keys.
+func TestByKey(t *testing.T) {
+	src, dst := fakePair(t)
+	var source, target []*kgo.Record
+	for i := range 100 {
+		source, target = append(source, plain(i)), append(target, plain(i))
+	}
+	target[10], target[11] = target[11], target[10]
+	target[99].Partition = 1
+	target[20].Timestamp = time.UnixMilli(1)
+	target = append(slices.Delete(target, 50, 52), plain(97), plain(100))
+	write(t, src, source)
+	write(t, dst, target)
+	got, err := Compare(context.Background(), src, dst, Options{Topics: map[string]string{"t": "t"}, ByKey: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.Examples = nil
+	want := Report{Source: 100, Target: 100, Lost: 2, Duplicated: 1, Reordered: 2, Altered: 1, Misplaced: 1, Foreign: 1}
+	if fmt.Sprint(*got) != fmt.Sprint(want) {
+		t.Fatalf("got %v\nwant %v", got, &want)
+	}
+}
