@@ -640,7 +640,7 @@ func TestConvertedRuns(t *testing.T) {
 func TestProgressOfBoundedRun(t *testing.T) {
 	w := newWorld(t)
 	topic := w.both("bounded", 2)
-	w.fill(topic, 6_000, 2, 100)
+	w.fill(topic, 3_000, 2, 100)
 	conf := pipeline{topics: topic, input: stopAtEnd, processors: "- sleep: { duration: 300us }"}
 	file := w.file(w.yaml(conf) + "http: { enabled: false }\n")
 	// script(1) gives the relay a terminal.
@@ -649,7 +649,7 @@ func TestProgressOfBoundedRun(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	text := string(out)
-	for _, want := range []string{"relaying", "%", "/6000", "records/s", "Reached the end of topic " + topic + ": 6000 records read"} {
+	for _, want := range []string{"relaying", "%", "/3000", "records/s", "Reached the end of topic " + topic + ": 3000 records read"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the terminal shows no %q:\n%s", want, lastLines(text, 30))
 		}

@@ -159,19 +159,19 @@ func TestExactlyOnceBreakers(t *testing.T) {
 		p    pipeline
 		says string
 	}{
-		"reject_errored": {pipeline{processors: `- mapping: 'root = if this.n == 30500 { throw("no") }'`, outputYAML: "reject_errored: { %s }"}, "refused by something other than the kafka_failover output"},
+		"reject_errored": {pipeline{processors: `- mapping: 'root = if this.n == 9500 { throw("no") }'`, outputYAML: "reject_errored: { %s }"}, "refused by something other than the kafka_failover output"},
 		"split":          {pipeline{processors: "- split: { size: 10 }"}, "twice"},
 		// The first part lands long before the second, and must not be committed alone.
 		"slow split":  {pipeline{processors: "- split: { size: 500 }", outputYAML: "processors: [ { sleep: { duration: '${! if json(\"n\") %% 1000 >= 500 { \"2ms\" } else { \"0s\" } }' } } ]\n  %s"}, "twice"},
-		"metadata":    {pipeline{processors: `- mapping: 'meta = if this.n == 30500 { deleted() }'`}, "without its origin"},
-		"partition":   {pipeline{output: `partition: '${! if json("n") == 30500 { "x" } else { "0" } }'`}, "and must be a number from 0 to 0, of topic"},
-		"topic":       {pipeline{output: `topic: '${! if json("n") == 30500 { "no.such.topic" } else { @kafka_topic } }'`}, "which topic gives for it, does not exist; create it"},
-		"empty topic": {pipeline{output: `topic: '${! if json("n") == 30500 { "" } else { @kafka_topic } }'`}, "topic is empty"},
+		"metadata":    {pipeline{processors: `- mapping: 'meta = if this.n == 9500 { deleted() }'`}, "without its origin"},
+		"partition":   {pipeline{output: `partition: '${! if json("n") == 9500 { "x" } else { "0" } }'`}, "and must be a number from 0 to 0, of topic"},
+		"topic":       {pipeline{output: `topic: '${! if json("n") == 9500 { "no.such.topic" } else { @kafka_topic } }'`}, "which topic gives for it, does not exist; create it"},
+		"empty topic": {pipeline{output: `topic: '${! if json("n") == 9500 { "" } else { @kafka_topic } }'`}, "topic is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			topic := w.both("breaker", 1)
-			w.fill(topic, 40_000, 1, 100)
+			w.fill(topic, 12_000, 1, 100)
 			p := c.p
 			p.topics = topic
 			if p.outputYAML != "" {

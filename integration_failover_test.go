@@ -123,6 +123,7 @@ func TestSourceGivesNoRecords(t *testing.T) {
 // unanswered is left too, at a start with the mark's samples to compare.
 func TestSourceAnswersProbesOnly(t *testing.T) {
 	p := newPool(t, 2)
+	p.health = "health: { healthy_after: 1, stall_timeout: 5s }"
 	proxies := p.proxied(0)
 	topic := p.all("probesOnly", 1)
 	p.fillAll(topic, 0, 100, 1, 100)
