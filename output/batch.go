@@ -28,6 +28,8 @@ type prepared struct {
 	last  []int64
 	// bad is the message the batch ends before, if on_error: stop met one.
 	bad *badMessage
+	// dead are the messages for the dead letter topic.
+	dead []*badMessage
 }
 
 // fromTurn marks a predecessor that only the turn knows.
@@ -38,6 +40,10 @@ const fromTurn = -2
 type badMessage struct {
 	source *record.Source
 	err    error
+	// component it failed in; empty: this output.
+	component string
+	// before is the index of the first record of the batch that comes behind it.
+	before int
 }
 
 func (b *badMessage) Error() string {
@@ -85,8 +91,11 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 			if ask := (askError{}); errors.As(err, &ask) {
 				return nil, err
 			}
-			p.bad = &badMessage{src, err}
-			if !s.out.conf.dropOnError || errors.Is(err, record.ErrStop) {
+			p.bad = &badMessage{source: src, err: err, before: len(kept)}
+			if m.GetError() != nil {
+				p.bad.component = componentOf(m)
+			}
+			if s.stopsAt(err) {
 				// Pieces of the same record before it go with it: alone they
 				// would prove the whole record.
 				for n := len(kept); n > 0 && p.sources[n-1].Record == src.Record; n-- {
@@ -94,8 +103,7 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 				}
 				break
 			}
-			s.out.noteDropped(p.bad)
-			p.bad = nil
+			p.leaveOut(s.out)
 			continue
 		}
 		kept = append(kept, m)
@@ -113,6 +121,32 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 		return nil, err
 	}
 	return p, s.fill(p, kept, prevs, headers)
+}
+
+// stopsAt tells whether the relay is to stop at a message with this error. What
+// a filter says it is to stop at is never dropped; as a dead letter it is kept.
+func (s *session) stopsAt(err error) bool {
+	switch s.out.conf.onError {
+	case onErrorDeadLetter:
+		return false
+	case onErrorDrop:
+		return errors.Is(err, record.ErrStop)
+	}
+	return true
+}
+
+// leaveOut goes on without the bad message. Pieces of one record make one dead
+// letter.
+func (p *prepared) leaveOut(o *Output) {
+	bad := p.bad
+	p.bad = nil
+	if o.conf.onError != onErrorDeadLetter {
+		o.noteLeftOut(bad)
+		return
+	}
+	if n := len(p.dead); n == 0 || p.dead[n-1].source.Record != bad.source.Record {
+		p.dead = append(p.dead, bad)
+	}
 }
 
 // errNotDirect contradicts relay.SetDirect.
@@ -158,7 +192,7 @@ func (s *session) refuses(t *relay.Ticket, m *service.Message, src *record.Sourc
 		size += len(src.Record.Headers[i].Key) + len(src.Record.Headers[i].Value)
 	}
 	if most := int(s.out.conf.producer.MaxMessageBytes); size > most {
-		return fmt.Errorf("it has at least %d bytes and max_message_bytes is %d; raise max_message_bytes, and max.message.bytes of target topic %q", size, most, s.part(t, src).Route.Target)
+		return fmt.Errorf("%w: it has at least %d bytes and max_message_bytes is %d; raise max_message_bytes, and max.message.bytes of target topic %q", errTooLarge, size, most, s.part(t, src).Route.Target)
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ const (
 	fieldTimestampHeader = "timestamp_header"
 	fieldHeaderMetadata  = "header_metadata"
 	fieldOnError         = "on_error"
+	fieldDeadLetter      = "dead_letter_topic"
 )
 
 // Spec is the configuration of the output.
@@ -103,8 +104,10 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 				Description("Header to write the source timestamp to, in nanoseconds, 8 bytes big-endian. `_t` is what kaf-relay writes. Empty: none."),
 			service.NewMetadataFilterField(fieldHeaderMetadata).Optional().Advanced().
 				Description("Other metadata to write as headers. Source headers are kept anyway, and follow the metadata of their name where the pipeline changed it."),
-			service.NewStringEnumField(fieldOnError, "stop", "drop").Default("stop").
-				Description("What to do with a relayed message that a processor failed on, or a record the target will never take: `stop` the relay, or `drop` it and count it."),
+			service.NewStringEnumField(fieldOnError, onErrorStop, onErrorDeadLetter, onErrorDrop).Default(onErrorStop).
+				Description("What to do with a relayed message that a processor failed on, or a record the target will never take: `stop` the relay; `dead_letter`: write the source record to `dead_letter_topic` and go on; or `drop` it. Both are counted, and one a second is named in the log."),
+			service.NewStringField(fieldDeadLetter).Default("").
+				Description("With `on_error: dead_letter`: the topic of the target for such records, in the order of their source partition, with `exactly_once` in the same transaction. A letter has key, value and headers of the source record, the header of `origin_header`, and `_dead_letter_error`, `_dead_letter_component` (label, name and path of the processor, or this output) and `_dead_letter_timestamp_ms`; its own timestamp is the time of writing. The value of a record that was too large is left out, and `_dead_letter_omitted_bytes` says how long it was. It must exist, with `cleanup.policy=delete`."),
 		).
 		LintRule(lintRule)
 }
@@ -118,9 +121,18 @@ const lintRule = `root = match {
   !this.max_message_bytes.or("1MiB").string().re_match("^[0-9.]+ *([KkMmGg][Ii]?)?[Bb]?$") => [ "max_message_bytes is a size: write a number and a unit, such as 1MiB" ]
   this.delivery.or("") == "exactly_once" && this.relay_id.or("") == "" => [ "delivery: exactly_once needs a relay_id: it names the relay's transactions" ]
   this.delivery.or("") == "exactly_once" && (this.acks.or("all") != "all" || !this.idempotent_write.or(true)) => [ "delivery: exactly_once needs acks: all and idempotent_write: true" ]
+  this.on_error.or("") == "dead_letter" && this.dead_letter_topic.or("") == "" => [ "on_error: dead_letter needs a dead_letter_topic: name a topic of the target" ]
+  this.on_error.or("") != "dead_letter" && this.dead_letter_topic.or("") != "" => [ "dead_letter_topic is only used with on_error: dead_letter" ]
   [ "linger", "metadata_max_age", "conn_idle_timeout", "commit_interval", "transaction_timeout" ].any(f -> !this.get(f).or("1s").string().re_match("^([0-9.]+(ns|us|µs|ms|s|m|h))+$")) => [ "linger, metadata_max_age, conn_idle_timeout, commit_interval and transaction_timeout are times: write a number and a unit, such as 500ms or 30s" ]
   [ "max_in_flight", "max_buffered_records" ].any(f -> this.get(f).or(1).number(0) < 1) => [ "max_in_flight and max_buffered_records must be at least 1" ]
 }`
+
+// The values of the field on_error.
+const (
+	onErrorStop       = "stop"
+	onErrorDeadLetter = "dead_letter"
+	onErrorDrop       = "drop"
+)
 
 // The values of the field delivery.
 const (
@@ -152,8 +164,10 @@ type config struct {
 	maxInFlight    int
 	originHeader   string
 	rules          record.Rules
-	dropOnError    bool
-	logger         *service.Logger
+	onError        string
+	// deadLetterTopic is empty but with onErrorDeadLetter.
+	deadLetterTopic string
+	logger          *service.Logger
 }
 
 var compressions = map[string]kgo.CompressionCodec{
@@ -185,16 +199,17 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 		relay:   r.String(fieldRelay),
 		relayID: r.String(fieldRelayID),
 
-		exactly:        r.String(fieldDelivery) == exactlyOnce,
-		commitInterval: r.Duration(fieldCommitInterval, time.Millisecond),
-		progressTopic:  r.String(fieldProgressTopic),
-		replication:    int16(r.Int(fieldReplication, -1, 32767)),
-		maxBuffered:    r.Int(fieldMaxBuffered, 1, 1<<30),
-		maxInFlight:    r.Int(fieldMaxInFlight, 1, 1024),
-		originHeader:   r.String(fieldOriginHeader),
-		rules:          record.Rules{TimestampHeader: r.String(fieldTimestampHeader)},
-		dropOnError:    r.String(fieldOnError) == "drop",
-		logger:         logger,
+		exactly:         r.String(fieldDelivery) == exactlyOnce,
+		commitInterval:  r.Duration(fieldCommitInterval, time.Millisecond),
+		progressTopic:   r.String(fieldProgressTopic),
+		replication:     int16(r.Int(fieldReplication, -1, 32767)),
+		maxBuffered:     r.Int(fieldMaxBuffered, 1, 1<<30),
+		maxInFlight:     r.Int(fieldMaxInFlight, 1, 1024),
+		originHeader:    r.String(fieldOriginHeader),
+		rules:           record.Rules{TimestampHeader: r.String(fieldTimestampHeader)},
+		onError:         r.String(fieldOnError),
+		deadLetterTopic: r.String(fieldDeadLetter),
+		logger:          logger,
 	}
 	if timeout := r.Duration(fieldTxnTimeout, time.Second); c.exactly {
 		c.producer.TransactionalID, c.producer.TransactionTimeout = transactionalID(c.relayID), timeout
@@ -229,6 +244,14 @@ func (c config) check(acks string) error {
 		return fmt.Errorf("commit_interval is %s and transaction_timeout %s: the first must be at most half of the second, since the target aborts a transaction that is open for longer", c.commitInterval, c.producer.TransactionTimeout)
 	case acks != "all" && c.producer.Idempotent:
 		return fmt.Errorf("acks: %s needs idempotent_write: false, which gives up the promise that nothing is lost; write acks: all", acks)
+	case c.onError == onErrorDeadLetter && c.deadLetterTopic == "":
+		return errors.New("on_error: dead_letter needs a dead_letter_topic: name a topic of the target")
+	case c.onError != onErrorDeadLetter && c.deadLetterTopic != "":
+		return errors.New("dead_letter_topic is only used with on_error: dead_letter")
+	case c.deadLetterTopic != "" && !topicPattern.MatchString(c.deadLetterTopic):
+		return fmt.Errorf("dead_letter_topic %q is not a topic name: letters, digits, '.', '_' and '-', at most 249", c.deadLetterTopic)
+	case c.deadLetterTopic == c.progressTopic:
+		return fmt.Errorf("dead_letter_topic is %q, which is the progress_topic: records there would be taken for marks", c.deadLetterTopic)
 	case !topicPattern.MatchString(c.progressTopic):
 		return fmt.Errorf("progress_topic %q is not a topic name: letters, digits, '.', '_' and '-', at most 249", c.progressTopic)
 	}

@@ -143,7 +143,9 @@ func TestDirectFailedMessage(t *testing.T) {
 		bad  bool
 	}{{errors.New("x"), false, true}, {errors.New("x"), true, false}, {fmt.Errorf("x (%w)", record.ErrStop), true, true}} {
 		s := preparing(t, true)
-		s.out.conf.dropOnError = c.drop
+		if c.drop {
+			s.out.conf.onError = onErrorDrop
+		}
 		ticket, batch := batchFrom(t, s, readRecords(5))
 		batch[3].SetError(c.err)
 		p, err := s.prepare(ticket, batch)

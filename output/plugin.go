@@ -240,10 +240,15 @@ func (o *Output) borrow() (c *kafka.Cluster, done func(), err error) {
 	return c, c.Close, nil
 }
 
-// noteDropped counts what on_error: drop leaves out, and names one record a
-// second.
-func (o *Output) noteDropped(bad *badMessage) {
-	o.metrics.Dropped(1)
+// noteLeftOut counts what on_error leaves out of the target topic, and names one
+// record a second.
+func (o *Output) noteLeftOut(bad *badMessage) {
+	dead := o.conf.onError == onErrorDeadLetter
+	if dead {
+		o.metrics.DeadLettered(1)
+	} else {
+		o.metrics.Dropped(1)
+	}
 	o.mu.Lock()
 	quiet := time.Since(o.named) < time.Second
 	if !quiet {
@@ -253,8 +258,12 @@ func (o *Output) noteDropped(bad *badMessage) {
 	if quiet {
 		return
 	}
-	o.log.With("topic", bad.source.Record.Topic, "partition", bad.source.Record.Partition, "offset", bad.source.Record.Offset).
-		Warnf("on_error: drop left a record out: %v", bad.err)
+	log := o.log.With("topic", bad.source.Record.Topic, "partition", bad.source.Record.Partition, "offset", bad.source.Record.Offset)
+	if dead {
+		log.Warnf("on_error: dead_letter wrote a record to %s: %v", o.conf.deadLetterTopic, bad.err)
+		return
+	}
+	log.Warnf("on_error: drop left a record out: %v", bad.err)
 }
 
 // Explain implements relay.Target.

@@ -94,6 +94,13 @@ func (p *preview) checkTopics(context.Context) error {
 			p.Found.Add(preflight.Warn, preflight.OnTarget, "topic "+name, "message.timestamp.type=LogAppendTime: the target puts its own time in place of the records' timestamps")
 		}
 	}
+	if name := p.out.conf.deadLetterTopic; name != "" {
+		if err := p.checkDeadLetters(); err != nil {
+			p.Found.Add(preflight.Fail, preflight.OnTarget, "dead letters", "%v", err)
+		} else {
+			p.Found.Add(preflight.OK, preflight.OnTarget, "dead letters", "topic %s", name)
+		}
+	}
 	return nil
 }
 

@@ -163,7 +163,7 @@ func (d *delivery) probe(ctx context.Context, n int) error {
 			switch err := d.s.produceAll(ctx, stretch[i:i+1]); {
 			case err == nil:
 			case liesInRecord(err):
-				bad := &badMessage{d.p.sources[from+i], fmt.Errorf("target partition %s/%d will never take it: %w", stretch[i].Topic, stretch[i].Partition, err)}
+				bad := &badMessage{source: d.p.sources[from+i], err: fmt.Errorf("target partition %s/%d will never take it: %w", stretch[i].Topic, stretch[i].Partition, err)}
 				d.s.out.refused.condemn(bad)
 				if first == nil {
 					first = bad
@@ -204,6 +204,9 @@ func (d *delivery) handAlone(ctx context.Context, n int) error {
 		if d.s.gen.Broken() != nil {
 			return relay.ErrBroken
 		}
+		if err := d.bury(ctx, d.from); err != nil {
+			return err
+		}
 		r := &d.p.records[d.from]
 		switch err := d.s.produceAll(ctx, d.p.records[d.from:d.from+1]); {
 		case err == nil:
@@ -212,14 +215,31 @@ func (d *delivery) handAlone(ctx context.Context, n int) error {
 		case !liesInRecord(err):
 			return fmt.Errorf("target partition %s/%d refused a record: %w", r.Topic, r.Partition, err)
 		default:
-			bad := &badMessage{d.p.sources[d.from], fmt.Errorf("target partition %s/%d will never take it: %w", r.Topic, r.Partition, err)}
-			if d.s.gen.Strict || !d.s.out.conf.dropOnError {
+			bad := &badMessage{source: d.p.sources[d.from], err: fmt.Errorf("target partition %s/%d will never take it: %w", r.Topic, r.Partition, err)}
+			if d.s.gen.Strict || d.s.stopsAt(bad) {
 				return stopAt(bad)
 			}
-			d.s.out.noteDropped(bad)
+			if d.s.out.conf.onError == onErrorDeadLetter {
+				if err := d.s.deadLetters(ctx, []*badMessage{bad}); err != nil {
+					return err
+				}
+				continue
+			}
+			d.s.out.noteLeftOut(bad)
 		}
 	}
 	return nil
+}
+
+// bury writes the dead letters that come before the record at an index.
+func (d *delivery) bury(ctx context.Context, before int) error {
+	n := d.buried
+	for n < len(d.p.dead) && d.p.dead[n].before <= before {
+		n++
+	}
+	err := d.s.deadLetters(ctx, d.p.dead[d.buried:n])
+	d.buried = n
+	return err
 }
 
 // produceAll writes records and waits for them; it returns the first error.
@@ -257,6 +277,6 @@ func stopBefore(bad *badMessage) error {
 func stop(bad *badMessage, stands string) error {
 	return &position.Stop{
 		Reason: fmt.Sprintf("stopped at %v; %s", bad, stands),
-		Cure:   "mend the cause and restart, or set on_error: drop to leave such records out",
+		Cure:   "mend the cause and restart, or set on_error: dead_letter (or drop) to leave such records out",
 	}
 }

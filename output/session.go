@@ -126,7 +126,7 @@ func (s *session) write(ctx context.Context, t *relay.Ticket, batch service.Mess
 		s.stopBefore(ctx, p)
 		return
 	}
-	n := min(int64(len(p.records)), s.capacity)
+	n := min(int64(len(p.records)+len(p.dead)), s.capacity)
 	if err := s.room.Acquire(ctx, n); err != nil {
 		t.Fail(err)
 		return
@@ -157,6 +157,9 @@ func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
 	alone, err := s.alone(ctx, p, held)
 	if err == nil {
 		err = d.handAlone(ctx, alone)
+	}
+	if err == nil {
+		err = d.bury(ctx, len(p.records))
 	}
 	if err == nil {
 		d.hand()
@@ -214,13 +217,14 @@ func (s *session) fatal(t *relay.Ticket, err error) {
 
 // delivery waits for a batch's records to be acknowledged.
 type delivery struct {
-	s    *session
-	p    *prepared
-	ends []int64 // per touch: the end offset of its records
-	from int     // records before it have been handled one by one
-	left int
-	done chan struct{}
-	err  error
+	s      *session
+	p      *prepared
+	ends   []int64 // per touch: the end offset of its records
+	from   int     // records before it have been handled one by one
+	buried int     // of the dead letters: written
+	left   int
+	done   chan struct{}
+	err    error
 }
 
 func newDelivery(s *session, p *prepared) *delivery {

@@ -11,8 +11,11 @@ type Setup struct {
 	OriginHeader string
 	// Rules say what of a message reaches the target record.
 	Rules record.Rules
-	// DropsFailed: messages that a processor failed on are left out.
+	// DropsFailed: messages that a processor failed on are left out of the target
+	// topic.
 	DropsFailed bool
+	// DeadLetters: they are kept elsewhere, those too that a filter stops at.
+	DeadLetters bool
 	// ByContent: the fields topic, key or partition send records elsewhere than
 	// the routes do.
 	ByContent bool
@@ -20,5 +23,5 @@ type Setup struct {
 
 // Setup returns it.
 func (o *Output) Setup() Setup {
-	return Setup{Conn: o.conf.conn, OriginHeader: o.conf.originHeader, Rules: o.conf.rules, DropsFailed: o.conf.dropOnError, ByContent: o.hasTarget()}
+	return Setup{Conn: o.conf.conn, OriginHeader: o.conf.originHeader, Rules: o.conf.rules, DropsFailed: o.conf.onError != onErrorStop, DeadLetters: o.conf.onError == onErrorDeadLetter, ByContent: o.hasTarget()}
 }

@@ -134,7 +134,11 @@ func (b *bearing) topics() []string {
 
 // describe finds the target's topics and refuses a target that is the source.
 func (b *bearing) describe(ctx context.Context) error {
-	d, err := b.cluster.Describe(ctx, b.topics()...)
+	topics := b.topics()
+	if t := b.out.conf.deadLetterTopic; t != "" {
+		topics = append(topics, t)
+	}
+	d, err := b.cluster.Describe(ctx, topics...)
 	if err != nil {
 		return err
 	}
@@ -155,8 +159,30 @@ func (b *bearing) checkTopics(context.Context) error {
 			return err
 		}
 	}
+	if err := b.checkDeadLetters(); err != nil {
+		return b.patient(err)
+	}
 	b.out.missing = 0
 	return nil
+}
+
+// checkDeadLetters refuses a dead letter topic that cannot be one.
+func (b *bearing) checkDeadLetters() error {
+	name := b.out.conf.deadLetterTopic
+	if name == "" {
+		return nil
+	}
+	if slices.Contains(b.topics(), name) {
+		return &position.Stop{Reason: fmt.Sprintf("dead_letter_topic %q is also the target of a route", name), Cure: "give dead_letter_topic another name"}
+	}
+	t := b.desc.Topics[name]
+	if t.Missing() {
+		return &position.Stop{
+			Reason: fmt.Sprintf("dead_letter_topic %q does not exist on the target", name),
+			Cure:   fmt.Sprintf("create it: kafka-topics.sh --bootstrap-server %s --create --topic %s", b.out.conf.conn.SeedBrokers[0], name),
+		}
+	}
+	return t.Usable(b.cluster.Conn.Name, name)
 }
 
 // missingAfter looks in a row that miss a topic or a partition are final; a

@@ -134,7 +134,7 @@ func (v *verifier) run(ctx context.Context) (*verify.Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.Source, p.DropsFailed, o.Pipeline = v.source, out.DropsFailed, p
+		p.Source, p.DropsFailed, p.DeadLetters, o.Pipeline = v.source, out.DropsFailed, out.DeadLetters, p
 		warnings = append(warnings, notes...)
 	} else if v.conf.hasProcessors(v.relay) {
 		warnings = append(warnings, "the configuration has processors: without --pipeline what they drop or change counts as a difference")

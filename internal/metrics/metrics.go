@@ -32,13 +32,17 @@ const connectionFailed = "connection_failed"
 const (
 	ByLoop    = "loop"     // the record has passed through this relay before
 	ByOnError = "on_error" // left out by on_error: drop
+	// ByDeadLetter counts what on_error: dead_letter sent to the dead letter topic.
+	ByDeadLetter = "dead_letter"
 	// ByPipeline counts what processors other than kafka_failover_filter took
 	// out.
 	ByPipeline = "pipeline"
 )
 
 // Reserved tells whether a filter may not have a name.
-func Reserved(name string) bool { return name == ByLoop || name == ByOnError || name == ByPipeline }
+func Reserved(name string) bool {
+	return name == ByLoop || name == ByOnError || name == ByDeadLetter || name == ByPipeline
+}
 
 // Filter are the metrics of one kafka_failover_filter.
 type Filter struct {
@@ -69,6 +73,9 @@ func (o *Output) ByPipeline(n int64) { o.filtered.Incr(n, ByPipeline) }
 
 // Dropped counts records that on_error: drop left out.
 func (o *Output) Dropped(n int64) { o.filtered.Incr(n, ByOnError) }
+
+// DeadLettered counts records that went to the dead letter topic.
+func (o *Output) DeadLettered(n int64) { o.filtered.Incr(n, ByDeadLetter) }
 
 // Input are the metrics the input keeps.
 type Input struct {

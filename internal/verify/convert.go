@@ -24,6 +24,9 @@ type Pipeline struct {
 	// DropsFailed: messages that a processor failed on are left out, and the
 	// relay goes on.
 	DropsFailed bool
+	// DeadLetters: they are kept elsewhere, and so are those that a filter would
+	// have the relay stop at.
+	DeadLetters bool
 
 	mu sync.Mutex // processors belong to one thread
 }
@@ -110,7 +113,7 @@ func (e *expecting) process(ctx context.Context, records []*kgo.Record) ([]Expec
 				return nil, errors.New("a processor deleted all metadata of a message, or made a new one: what it was made from cannot be told any more, and the relay would stop")
 			}
 			if err := m.GetError(); err != nil {
-				out[src.Span].Failed = out[src.Span].Failed || !e.pipeline.DropsFailed || errors.Is(err, record.ErrStop)
+				out[src.Span].Failed = out[src.Span].Failed || !e.pipeline.DropsFailed || (!e.pipeline.DeadLetters && errors.Is(err, record.ErrStop))
 				continue
 			}
 			var want kgo.Record
