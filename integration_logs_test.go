@@ -29,18 +29,21 @@ func TestQuietUnderLoad(t *testing.T) {
 // An outage is told when it begins and when it ends, and not all the while; each
 // line names what it is about in fields of its own.
 func TestOutageIsToldOnce(t *testing.T) {
-	t.Parallel() // clusters of its own, and it waits
+	t.Parallel() // topics of its own, and it waits
 	p := newPool(t, 2)
+	proxies := p.proxied(0)
 	topic := p.all("outage", 1)
 	load := p.loadAll(topic, 1, 100, 500)
 	defer load.stop()
-	relay := p.start(pipeline{topics: topic, top: "logger: { level: INFO, format: json }"})
+	yaml := p.yaml(p.config(pipeline{topics: topic}))
+	relay := p.runYAML(strings.Replace(yaml, "logger: { level: INFO }", "logger: { level: INFO, format: json }", 1))
 	p.awaitTarget(topic, 500, time.Minute)
 	began := strings.Count(relay.logs(), "\n")
-	p.sources[0].Kill(0)
+	proxies.Cut()
 	relay.awaitState(0, "unhealthy", 1, 30*time.Second)
+	relay.mustLog(10*time.Second, "Switched from source dc1 to dc2")
 	told := strings.Count(relay.logs(), "\n")
-	time.Sleep(time.Duration(count(8, 60)) * time.Second) // the time in which nothing is to be repeated
+	time.Sleep(time.Duration(count(5, 60)) * time.Second) // the time in which nothing is to be repeated
 	lines := strings.Split(strings.TrimSpace(relay.logs()), "\n")
 	if n := len(lines) - told; n > 3 {
 		t.Errorf("%d lines while the outage lasts:\n%s", n, strings.Join(lines[told:], "\n"))

@@ -84,15 +84,15 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 				Description("Pairs this input with the output of the same `relay`, or with the output resource of that label, where a stream has several pairs."),
 			service.NewStringField(fieldStartOffset).Default("earliest").
 				Description("Where to begin a partition that the target knows nothing of: `earliest`, `latest`, or a time such as 2026-01-31T00:00:00Z. Kafka: auto.offset.reset."),
-			service.NewStringEnumField(fieldResume, string(position.ResumeAuto), string(position.ResumeStart), string(position.ResumeWatermark)).Default(string(position.ResumeAuto)).
+			kafka.EnumField(fieldResume, string(position.ResumeAuto), string(position.ResumeStart), string(position.ResumeWatermark)).Default(string(position.ResumeAuto)).
 				Description("How to find where the target stands. `auto`: its marks and what is proven behind them, for a target without marks its last record if that equals the source's. `start`: partitions without a mark begin at `start_offset`, whatever the target holds. `watermark`: the target's end offset is the next source offset, without marks or headers; only where every record keeps its offset."),
-			service.NewStringEnumField(fieldIsolation, "read_committed", "read_uncommitted").Default("read_committed").Advanced().
+			kafka.EnumField(fieldIsolation, "read_committed", "read_uncommitted").Default("read_committed").Advanced().
 				Description("Whether records of open and aborted transactions are read. Kafka: isolation.level."),
 			service.NewBoolField(fieldStopAtEnd).Default(false).
 				Description("End once everything that was in the source at start has been relayed and acknowledged. The exit code is 0, or 1 after a fatal stop."),
-			service.NewStringEnumField(fieldMetadata, "standard", "none").Default("standard").
+			kafka.EnumField(fieldMetadata, "standard", "none").Default("standard").
 				Description("`standard`: metadata as Connect's Kafka inputs set it. `none`: none, which is fastest; key and headers still reach the target."),
-			service.NewStringEnumField(fieldInitialSource, "first", "random").Default("first").
+			kafka.EnumField(fieldInitialSource, "first", "random").Default("first").
 				Description("Which healthy source is read first: the `first` of the list, or a `random` one."),
 			service.NewObjectField(fieldHealth,
 				service.NewDurationField(fieldInterval).Default("1s").Description("Time between two probes of a source. A connection error has it probed at once, at most every 100 ms."),
@@ -104,13 +104,13 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 				service.NewDurationField(fieldStallTimeout).Default("30s").Description("A source that answers probes and has records to give, and gives none of a partition for so long, counts as unhealthy."),
 				service.NewBoolField(fieldFailback).Default(false).Description("Go back to an earlier source of the list once it is healthy again."),
 			).Advanced().Description("When a source counts as healthy, and when another one is read instead."),
-			service.NewStringEnumField(fieldOnGap, "stop", "skip").Default("stop").Advanced().
+			kafka.EnumField(fieldOnGap, "stop", "skip").Default("stop").Advanced().
 				Description("When retention has passed the position on every source: `stop`, naming the lost range, or `skip` it, counting the lost records in kafka_relay_messages_lost_total."),
-			service.NewStringEnumField(fieldOnDivergence, "quarantine", "ignore").Default("quarantine").Advanced().
+			kafka.EnumField(fieldOnDivergence, "quarantine", "ignore").Default("quarantine").Advanced().
 				Description("A source that does not hold the records relayed last (key, value and headers of up to 16 per partition are compared before it is read): `quarantine` it until the relay restarts, or `ignore` the difference and read on there."),
-			service.NewStringEnumField(fieldOnUnverified, "continue", "stop").Default("continue").Advanced().
+			kafka.EnumField(fieldOnUnverified, "continue", "stop").Default("continue").Advanced().
 				Description("When none of the records relayed last is left on a source to compare it with: `continue` there with a warning, or do not read it (`stop`)."),
-			service.NewStringEnumField(fieldOnFatal, "stop", "exit").Default("stop").
+			kafka.EnumField(fieldOnFatal, "stop", "exit").Default("stop").
 				Description("After a fatal error `stop` relaying and stay up, unready, with the reason; or `exit` with code 1."),
 			service.NewObjectField(fieldRetry,
 				service.NewIntField(fieldMaxRetries).Default(-1).Description("Further attempts in a row to connect before giving up for good; -1: forever."),
@@ -147,7 +147,7 @@ let topics = if this.topics.type() == "array" { this.topics.filter(t -> t.type()
 root = match {
   this.sources.type() == "array" && $sources.length() == 0 => [ "sources is empty: name at least one source cluster" ]
   $sources.map_each(s -> s.name.or("")).unique().length() != $sources.length() => [ "two sources share a name: each source needs a name of its own" ]
-  $sources.any(s -> s.name.or("") == "") => [ "a source has no name: give it one, such as dc1" ]
+  $sources.any(s -> s.name.or("x") == "") => [ "a source has no name: give it one, such as dc1" ]
   $sources.any(s -> s.seed_brokers.or([]).type() == "array" && s.seed_brokers.or([]).length() == 0) => [ "a source has no seed_brokers: name at least one broker, such as [ localhost:9092 ]" ]
   this.topics.type() == "array" && this.topics.length() == 0 => [ "topics is empty: name at least one topic, such as [ orders ]" ]
   $topics.any(t -> !t.re_match("^[a-zA-Z0-9._-]{1,249}(:[a-zA-Z0-9._-]{1,249}(:([0-9]{1,9}|auto))?)?$")) => [ "topics: write each as source, source:target, source:target:partition or source:target:auto" ]

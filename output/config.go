@@ -62,7 +62,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 				Description("How the relay names itself to brokers. Kafka: client.id."),
 			service.NewStringField(fieldRelay).Default("").Advanced().
 				Description("Pairs this output with the input of the same `relay`, where a stream has several pairs. Empty: the input of this stream."),
-			service.NewStringEnumField(fieldDelivery, atLeastOnce, exactlyOnce).Default(atLeastOnce).
+			kafka.EnumField(fieldDelivery, atLeastOnce, exactlyOnce).Default(atLeastOnce).
 				Description("`at_least_once`: nothing is lost; a killed or failed write may repeat up to one window of records, in their order. `exactly_once`: records and positions are committed together in transactions, and a reader with isolation.level=read_committed sees each record once. It needs Kafka 4.0 on the target (transaction.version 2) and a `relay_id`."),
 			service.NewStringField(fieldRelayID).Default("").
 				Description("Names this relay in marks and headers, and with `exactly_once` its transactions: letters, digits, '.', '_' and '-', at most 128. Empty: the target's cluster ID. Two relays into one cluster that share topics each need their own; with `exactly_once` any two."),
@@ -78,11 +78,11 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 				Description("Record key for messages that no kafka_failover input made, and with `exactly_once` for relayed ones. Empty: no key, and the source's for relayed ones."),
 			service.NewInterpolatedStringField(fieldPartition).Default("").Advanced().
 				Description("Partition number for messages that no kafka_failover input made, and with `exactly_once` for relayed ones. It must give a number for each. Not set: by key, as Kafka's default partitioner does, and as the route says for relayed ones whose `topic` is not set."),
-			service.NewStringEnumField(fieldAcks, "all", "leader", "none").Default("all").Advanced().
+			kafka.EnumField(fieldAcks, "all", "leader", "none").Default("all").Advanced().
 				Description("Whose acknowledgement counts as written. Kafka: acks. `leader` and `none` need `idempotent_write: false` and give up the promise that nothing is lost."),
 			service.NewBoolField(fieldIdempotent).Default(true).Advanced().
 				Description("Write idempotently. Kafka: enable.idempotence. false gives up the promise that order is kept and nothing is written twice by retries."),
-			service.NewStringEnumField(fieldCompression, "snappy", "none", "gzip", "lz4", "zstd").Default("snappy").
+			kafka.EnumField(fieldCompression, "snappy", "none", "gzip", "lz4", "zstd").Default("snappy").
 				Description("Compression of record batches. Kafka: compression.type."),
 			service.NewDurationField(fieldLinger).Default("0s").Advanced().
 				Description("How long a record batch waits for more records before it is sent. Kafka: linger.ms."),
@@ -104,7 +104,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 				Description("Header to write the source timestamp to, in nanoseconds, 8 bytes big-endian. `_t` is what kaf-relay writes. Empty: none."),
 			service.NewMetadataFilterField(fieldHeaderMetadata).Optional().Advanced().
 				Description("Other metadata to write as headers. Source headers are kept anyway, and follow the metadata of their name where the pipeline changed it."),
-			service.NewStringEnumField(fieldOnError, onErrorStop, onErrorDeadLetter, onErrorDrop).Default(onErrorStop).
+			kafka.EnumField(fieldOnError, onErrorStop, onErrorDeadLetter, onErrorDrop).Default(onErrorStop).
 				Description("What to do with a relayed message that a processor failed on, or a record the target will never take: `stop` the relay; `dead_letter`: write the source record to `dead_letter_topic` and go on; or `drop` it. Both are counted, and one a second is named in the log."),
 			service.NewStringField(fieldDeadLetter).Default("").
 				Description("With `on_error: dead_letter`: the topic of the target for such records, in the order of their source partition, with `exactly_once` in the same transaction. A letter has key, value and headers of the source record, the header of `origin_header`, and `_dead_letter_error`, `_dead_letter_component` (label, name and path of the processor, or this output) and `_dead_letter_timestamp_ms`; its own timestamp is the time of writing. The value of a record that was too large is left out, and `_dead_letter_omitted_bytes` says how long it was. It must exist, with `cleanup.policy=delete`."),

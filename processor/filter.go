@@ -12,6 +12,7 @@ import (
 	"github.com/redpanda-data/benthos/v4/public/bloblang"
 	"github.com/redpanda-data/benthos/v4/public/service"
 
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/metrics"
 	"github.com/kafka-failover/kafka-failover/internal/record"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
@@ -53,7 +54,7 @@ Key, headers, topic, partition, offset and timestamp can be asked for as metadat
 		Field(service.NewBloblangField(fieldCheck).
 			Description("A Bloblang query; true keeps the record.").
 			Examples(`this.currency == "INR"`, `meta("kafka_key").has_prefix("eu-")`, `content().length() < 100000`)).
-		Field(service.NewStringEnumField(fieldOnError, onErrorStop, onErrorKeep, onErrorDrop).Default(onErrorStop).
+		Field(kafka.EnumField(fieldOnError, onErrorStop, onErrorKeep, onErrorDrop).Default(onErrorStop).
 			Description("What to do with a record on which the query failed: `stop` the relay at it, `keep` it, or `drop` it and count it as filtered.")).
 		Example("By content", "Only payments in rupees are relayed.", `
 pipeline:

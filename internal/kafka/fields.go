@@ -3,6 +3,7 @@ package kafka
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,4 +127,16 @@ func ParseBrokers(field string, items []string) ([]string, error) {
 		return nil, errors.New(field + " is empty: name at least one broker, such as [ localhost:9092 ]")
 	}
 	return out, nil
+}
+
+// EnumField is a field with these values. Lint tells a wrong one with the field's
+// name and what to write instead.
+func EnumField(name string, values ...string) *service.ConfigField {
+	quoted := make([]string, len(values))
+	for i, v := range values {
+		quoted[i] = strconv.Quote(v)
+	}
+	last := len(values) - 1
+	return service.NewStringEnumField(name, values...).LintRule(fmt.Sprintf(`root = if ![%s].contains(this.string()) { [ "%s is %%s and must be %s or %s".format(this.string()) ] }`,
+		strings.Join(quoted, ", "), name, strings.Join(values[:last], ", "), values[last]))
 }

@@ -87,7 +87,7 @@ type expected struct {
 	tp      position.TP
 	offsets []int64
 	hashes  []uint64
-	where   []int32 // target partition, -1: any
+	where   []int32  // target partition, -1: any
 	keys    []string // with ByKey
 	copies  []uint16
 	// last is the place of the last copy found: target partition and offset.
