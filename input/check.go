@@ -388,7 +388,7 @@ func (c *check) age(k *checked, r relay.Route, age time.Duration) {
 // has the topics, agrees with the others and can be read on from where the
 // target stands.
 func (in *Input) ConnectionTest(ctx context.Context) service.ConnectionTestResults {
-	target, err := in.hub.Target(ctx, in.res, in.conf.relay)
+	target, err := in.target(ctx)
 	if err != nil {
 		return service.ConnectionTestFailed(err).AsList()
 	}

@@ -62,7 +62,7 @@ const (
 func Spec() *service.ConfigSpec {
 	return service.NewConfigSpec().
 		Categories("Services").
-		Summary("Reads topics of a pool of identical source Kafka clusters, always from a good one, for a `kafka_failover` output, resuming exactly where the output's target stands.").
+		Summary("Reads topics of a pool of identical source Kafka clusters, always from a good one, for a `kafka_failover` output, resuming exactly where the output's target stands; or for any other output, with positions in a cache.").
 		Description(`
 All sources are probed; when the one that is read dies, hangs, lags or lies, reading goes on at the same offsets of another one, once that is known to hold the same records.
 
@@ -84,8 +84,8 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 				Description("Pairs this input with the output of the same `relay`, or with the output resource of that label, where a stream has several pairs."),
 			service.NewStringField(fieldStartOffset).Default("earliest").
 				Description("Where to begin a partition that the target knows nothing of: `earliest`, `latest`, or a time such as 2026-01-31T00:00:00Z. Kafka: auto.offset.reset."),
-			kafka.EnumField(fieldResume, string(position.ResumeAuto), string(position.ResumeStart), string(position.ResumeWatermark)).Default(string(position.ResumeAuto)).
-				Description("How to find where the target stands. `auto`: its marks and what is proven behind them, for a target without marks its last record if that equals the source's. `start`: partitions without a mark begin at `start_offset`, whatever the target holds. `watermark`: the target's end offset is the next source offset, without marks or headers; only where every record keeps its offset."),
+			kafka.EnumField(fieldResume, string(position.ResumeAuto), string(position.ResumeStart), string(position.ResumeWatermark), string(position.ResumeCache)).Default(string(position.ResumeAuto)).
+				Description("How to find where the target stands. `auto`: its marks and what is proven behind them, for a target without marks its last record if that equals the source's. `start`: partitions without a mark begin at `start_offset`, whatever the target holds. `watermark`: the target's end offset is the next source offset, without marks or headers; only where every record keeps its offset. `cache`: for outputs that are not Kafka; positions stand in `resume_cache`, and a batch that the output refuses is read again."),
 			kafka.EnumField(fieldIsolation, "read_committed", "read_uncommitted").Default("read_committed").Advanced().
 				Description("Whether records of open and aborted transactions are read. Kafka: isolation.level."),
 			service.NewBoolField(fieldStopAtEnd).Default(false).
@@ -134,6 +134,7 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 			service.NewStringField(fieldBatchMaxBytes).Default("4MiB").Advanced().
 				Description("Most bytes of a batch, keys, values and headers counted; a single larger record is a batch of its own. Times the output's `max_in_flight` it is the window."),
 		).
+		Fields(cacheFields()...).
 		LintRule(lintRule)
 }
 
@@ -158,7 +159,7 @@ root = match {
   [ "interval", "timeout", "cooldown", "stall_timeout" ].any(f -> !this.health.get(f).or("1s").string().re_match($time)) => [ "health: interval, timeout, cooldown and stall_timeout are times: write a number and a unit, such as 500ms or 30s" ]
   [ "unhealthy_after", "healthy_after" ].any(f -> this.health.get(f).or(1).number(0) < 1) => [ "health: unhealthy_after and healthy_after must be at least 1" ]
   this.health.lag_threshold.or(0).number(-1) < 0 => [ "health.lag_threshold is a number of records, 0 for off" ]
-  this.on_gap.or("") == "skip" && this.resume.or("") == "watermark" => [ "on_gap: skip leaves offsets out, and with resume: watermark every record must keep its offset: use resume: auto" ]
+  this.on_gap.or("") == "skip" && this.resume.or("") == "watermark" => [ "on_gap: skip leaves offsets out, and with resume: watermark every record must keep its offset: use resume: auto" ]` + cacheLint + `
   this.batch_max_records.or(1).number(0) < 1 => [ "batch_max_records must be at least 1" ]
 }`
 
@@ -168,6 +169,7 @@ type config struct {
 	relay        string
 	start        startOffset
 	resume       position.Resume
+	cache        cacheConf
 	committed    bool
 	stopAtEnd    bool
 	standard     bool
@@ -243,6 +245,7 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 	r.Note(err)
 	c.routes, err = relay.ParseRoutes(r.Strings(fieldTopics))
 	r.Note(err)
+	c.parseCache(r)
 	rf := kafka.NewFields(p.Namespace(fieldRetry))
 	c.retry = retry{rf.Int(fieldMaxRetries, -1, 1<<30), rf.Duration(fieldInitialInterval, time.Millisecond), rf.Duration(fieldMaxInterval, time.Millisecond)}
 	r.Note(rf.Err())

@@ -33,6 +33,7 @@ type Input struct {
 	log     *service.Logger
 	hub     *relay.Hub
 	seat    *relay.Seat
+	cache   *cacheTarget // nil without resume: cache
 	metrics *metrics.Input
 
 	poolMetrics *metrics.Pool
@@ -76,6 +77,11 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Input, error) {
 	in := &Input{
 		conf: conf, res: res, log: res.Logger(), hub: hub, last: -1, unfit: make([]*unfit, len(conf.sources)),
 		metrics: metrics.NewInput(res.Metrics()), poolMetrics: metrics.NewPool(res.Metrics()),
+	}
+	if conf.resume == position.ResumeCache {
+		if in.cache, err = newCacheTarget(conf, res); err != nil {
+			return nil, err
+		}
 	}
 	in.seat = hub.AnnounceInput(in.exits())
 	return in, nil
@@ -229,6 +235,9 @@ func (in *Input) final(ctx context.Context) error {
 var errSuperseded = errors.New("another kafka_failover input has taken this one's place: give each pair of input and output a `relay` name of its own in this process")
 
 func (in *Input) connect(ctx context.Context) error {
+	if in.cache != nil && in.hub.HasOutput() {
+		return errCacheBesideOutput
+	}
 	if err := in.startPool(); err != nil {
 		return err
 	}
@@ -358,8 +367,11 @@ func (in *Input) stop() {
 }
 
 // Close ends reading. What is under way in the pipeline was waited for before.
-func (in *Input) Close(context.Context) error {
+func (in *Input) Close(ctx context.Context) error {
 	in.stop()
+	if in.cache != nil {
+		in.cache.close(ctx)
+	}
 	in.seat.Leave()
 	return nil
 }

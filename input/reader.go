@@ -445,9 +445,12 @@ func (r *reader) messages(t *relay.Ticket, d *draft) service.MessageBatch {
 	for i := range d.sources {
 		s := &d.sources[i]
 		s.Batch = shared
-		if r.gen.Direct {
+		switch {
+		case r.gen.Direct:
 			batch[i] = record.NewBare(ctx, s.Record)
-		} else {
+		case r.gen.IsAlone():
+			batch[i] = record.NewForeign(ctx, s)
+		default:
 			batch[i] = record.NewMessage(ctx, s)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 // begin asks where the target stands, decides where every source partition goes
 // on, and begins a generation there, on s.
 func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
-	target, err := in.hub.Target(ctx, in.res, in.conf.relay)
+	target, err := in.target(ctx)
 	if err != nil {
 		return &position.Stop{Reason: err.Error()}
 	}
@@ -38,10 +38,14 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	if err != nil {
 		return r.explain(err)
 	}
-	gen := relay.NewGeneration(in.seat, target, relay.Plan{
+	plan := relay.Plan{
 		Standing: st, Starts: r.starts(claims), WindowBytes: st.MaxInFlight * in.conf.batchMaxBytes,
 		Strict: in.conf.resume == position.ResumeWatermark, Standard: in.conf.standard, Direct: relay.IsDirect(),
-	})
+	}
+	if in.cache != nil {
+		plan.Alone, plan.Direct = in.cache.alone(), false
+	}
+	gen := relay.NewGeneration(in.seat, target, plan)
 	if err := target.Begin(ctx, gen); err != nil {
 		return err
 	}

@@ -246,6 +246,9 @@ func (l *look) fit(st *relay.Standing) {
 
 // targetName is where a part is written to.
 func targetName(st *relay.Standing, p relay.Part) string {
+	if len(st.Slots) == 0 {
+		return "the output" // which is not ours
+	}
 	if p.Slots > 1 {
 		return p.Route.Target + " by key"
 	}

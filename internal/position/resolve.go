@@ -9,11 +9,13 @@ import (
 // Resume is the user's choice of how positions are found (field `resume`).
 type Resume string
 
-// The values of Resume that a Kafka target knows.
+// The values of Resume. ResumeCache is for outputs that are not Kafka: positions
+// rest on marks alone, which a Benthos cache keeps.
 const (
 	ResumeAuto      Resume = "auto"
 	ResumeStart     Resume = "start"
 	ResumeWatermark Resume = "watermark"
+	ResumeCache     Resume = "cache"
 )
 
 // TargetLog is the state of one target partition.
@@ -150,6 +152,9 @@ func fromMark(e Evidence) (Decision, error) {
 			&e.Key,
 		).wholeTopic().ofSource()
 	}
+	if e.Resume == ResumeCache {
+		return Decision{Offset: m.Next, Why: "mark in the cache"}, nil
+	}
 	return Decision{Offset: Prove(m.Next, e.Seen), Why: "mark and proven suffix"}, nil
 }
 
@@ -157,6 +162,8 @@ func unmarked(e Evidence) (Decision, error) {
 	switch {
 	case e.NewPartition:
 		return Decision{Why: "a new partition of a route relayed before"}, nil
+	case e.Resume == ResumeCache:
+		return Decision{Start: StartAtConfigured, Why: "no mark in the cache"}, nil
 	case e.Resume == ResumeStart:
 		return Decision{Start: StartAtConfigured, Why: "no mark, resume: start"}, nil
 	case len(e.OtherRelays) > 0:

@@ -79,17 +79,32 @@ func SourceOf(m *service.Message) *Source {
 func NewMessage(ctx context.Context, s *Source) *service.Message {
 	m := NewBare(ctx, s.Record)
 	if s.Batch.Standard {
-		for _, h := range s.Record.Headers { // of several of one name the last one counts
-			if !reserved[h.Key] {
-				m.MetaSetMut(h.Key, headerMeta(h))
-			}
-		}
-		for _, name := range standard {
-			v, _ := s.Metadata(name)
-			m.MetaSetMut(name, v)
-		}
+		setStandard(m, s)
 	}
 	m.MetaSetImmut(MetaOrigin, s)
+	return m
+}
+
+func setStandard(m *service.Message, s *Source) {
+	for _, h := range s.Record.Headers { // of several of one name the last one counts
+		if !reserved[h.Key] {
+			m.MetaSetMut(h.Key, headerMeta(h))
+		}
+	}
+	for _, name := range standard {
+		v, _ := s.Metadata(name)
+		m.MetaSetMut(name, v)
+	}
+}
+
+// NewForeign makes the message of one source record for an output that is not
+// ours: it has the same metadata, and nothing that such an output would write out
+// without knowing what it is.
+func NewForeign(ctx context.Context, s *Source) *service.Message {
+	m := NewBare(ctx, s.Record)
+	if s.Batch.Standard {
+		setStandard(m, s)
+	}
 	return m
 }
 

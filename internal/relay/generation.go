@@ -38,6 +38,7 @@ type Generation struct {
 
 	seat        *Seat
 	target      Target
+	alone       *Alone // nil with a kafka_failover output
 	windowBytes int
 
 	mu          sync.Mutex
@@ -72,6 +73,8 @@ type Plan struct {
 	Strict      bool
 	Standard    bool
 	Direct      bool
+	// Alone is set where no kafka_failover output takes part.
+	Alone *Alone
 }
 
 // NewGeneration makes a generation; target.Begin must follow.
@@ -86,6 +89,7 @@ func NewGeneration(seat *Seat, target Target, p Plan) *Generation {
 		Slots:        p.Standing.Slots,
 		seat:         seat,
 		target:       target,
+		alone:        p.Alone,
 		windowBytes:  p.WindowBytes,
 		changed:      make(chan struct{}),
 		tracker:      position.NewTracker(p.Starts, p.Standing.Ends),
@@ -151,7 +155,7 @@ func (g *Generation) Issue(ctx context.Context, load Load, spans []Span) (*Ticke
 		if bad = g.bad(); bad != nil {
 			return true
 		}
-		room := g.outstanding == 0 || (g.held+load.Bytes <= g.windowBytes && g.outstanding < MaxBatches)
+		room := g.outstanding == 0 || (g.held+load.Bytes <= g.windowBytes && g.outstanding < g.mostBatches())
 		if !room && !blocked {
 			blocked = true
 			g.blocks++
@@ -405,12 +409,12 @@ func (g *Generation) Touch() {
 
 // Statements returns what new marks may say, for the parts whose position has
 // moved; all of them says so for every part. A broken generation says nothing,
-// and false.
+// and false, unless acknowledgements are all there is (Alone).
 func (g *Generation) Statements(all bool) ([]position.Statement, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.sinceMark = 0
-	if g.broken != nil {
+	if g.broken != nil && g.alone == nil {
 		return nil, false
 	}
 	if !all {

@@ -111,8 +111,11 @@ func (h *Hub) Target(ctx context.Context, res *service.Resources, relay string) 
 			return t, nil
 		}
 	}
-	return nil, fmt.Errorf("%w (%s): use output kafka_failover in the same stream, or set `relay` of the input to the label of the output resource; several pairs in one stream each need a `relay` name of their own", ErrNoOutput, h.name)
+	return nil, fmt.Errorf("%w (%s): use output kafka_failover in the same stream, or set `relay` of the input to the label of the output resource; several pairs in one stream each need a `relay` name of their own; for an output that is not Kafka set resume: cache and a resume_cache, which keeps the positions", ErrNoOutput, h.name)
 }
+
+// HasOutput tells whether a kafka_failover output shares the hub.
+func (h *Hub) HasOutput() bool { return h.target() != nil }
 
 func (h *Hub) target() Target {
 	h.mu.Lock()

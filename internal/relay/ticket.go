@@ -88,6 +88,8 @@ func (t *Ticket) Claim(target Target, component string) error {
 		return fmt.Errorf("a batch reached %s twice: something between input and output splits or repeats batches (split, group_by, output batching, retry, or a broker); remove it, since order cannot be kept across it", component)
 	}
 	switch {
+	case g.alone != nil:
+		return errNotAlone(component)
 	case g.broken != nil, g.target != target && g.target.Left():
 		return ErrBroken
 	case g.target != target:
@@ -298,6 +300,10 @@ func (t *Ticket) ack(err error) (missing int64, joined func()) {
 		return 0, nil
 	}
 	t.acked = true
+	if g.alone != nil {
+		t.ackAlone(err)
+		return 0, nil
+	}
 	if err == nil && !t.claimed {
 		missing = t.Missing(0)
 	}
