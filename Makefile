@@ -1,4 +1,4 @@
-# What it takes: Go 1.26, a JRE 17, Maven; `make deps` says what is missing.
+# What it takes: Go 1.26, a JRE 17, Maven, redis-server; `make deps` says what is missing.
 
 LIBS := resources/kafka/libs
 export GOFLAGS := -buildvcs=false
@@ -57,6 +57,7 @@ fmt:
 deps:
 	@command -v java >/dev/null || { echo "java is missing: install a JRE 17 (Debian: apt-get install openjdk-17-jre-headless)"; exit 1; }
 	@command -v mvn >/dev/null || { echo "mvn is missing: install Maven (Debian: apt-get install maven)"; exit 1; }
+	@command -v redis-server >/dev/null || { echo "redis-server is missing: install it (Debian: apt-get install redis-server)"; exit 1; }
 
 # The jars of Apache Kafka that the tests run.
 jars: $(LIBS)/.complete

@@ -64,12 +64,13 @@ func TestReadmeCommands(t *testing.T) {
 			})
 		}
 	}
-	brokers := map[string]string{"SOURCE_BROKERS": fakes["dc1"], "DC1_BROKERS": fakes["dc1"], "DC2_BROKERS": fakes["dc2"], "TARGET_BROKERS": fakes["target"]}
+	db := startRedis(t)
+	brokers := map[string]string{"SOURCE_BROKERS": fakes["dc1"], "DC1_BROKERS": fakes["dc1"], "DC2_BROKERS": fakes["dc2"], "TARGET_BROKERS": fakes["target"], "REDIS_URL": db.url()}
 	for name, value := range brokers {
 		t.Setenv(name, value)
 	}
 	t.Setenv("CGO_ENABLED", "0") // what the tests have built already
-	want := []string{"demo", "run", "run", "run", "run", "check", "status", "verify", "make test"}
+	want := []string{"demo", "run", "run", "run", "run", "run", "check", "status", "verify", "make test"}
 	var ran []string
 	for _, line := range readmeCommands(t) {
 		words := strings.Fields(line)
@@ -101,7 +102,11 @@ func TestReadmeCommands(t *testing.T) {
 			t.Setenv("TARGET_BROKERS", target)
 			r := w.start(append([]string{"run", "--set", "http.address=127.0.0.1:0"}, strings.Fields(strings.ReplaceAll(args, "'", ""))[1:]...)...)
 			r.mustLog(time.Minute, "Reading from source")
-			awaitRecords(t, target, 500)
+			if strings.Contains(args, "redis") {
+				db.await("orders", 500)
+			} else {
+				awaitRecords(t, target, 500)
+			}
 			if code := r.terminate(20 * time.Second); code != 0 {
 				t.Errorf("%s: exit code %d\n%s", line, code, r.logs())
 			}

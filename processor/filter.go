@@ -108,7 +108,7 @@ func (f *Filter) ProcessBatch(_ context.Context, batch service.MessageBatch) ([]
 		return nil, nil
 	}
 	t := relay.TicketFrom(batch[0].Context())
-	b := &asked{f: f, batch: batch}
+	b := &asked{f: f, ticket: t, batch: batch}
 	if t != nil && t.Generation().Direct {
 		if b.sources = t.Carried(); len(b.sources) != len(batch) {
 			return []service.MessageBatch{batch}, nil // the output refuses it and says why
@@ -132,8 +132,9 @@ func (f *Filter) ProcessBatch(_ context.Context, batch service.MessageBatch) ([]
 
 // asked is a batch that a filter is asked about.
 type asked struct {
-	f     *Filter
-	batch service.MessageBatch
+	f      *Filter
+	ticket *relay.Ticket // nil for messages of other inputs
+	batch  service.MessageBatch
 	// sources are those of the messages, where they are bare.
 	sources []record.Source
 	// full answers with all that Bloblang knows; made when it is first needed.
@@ -159,7 +160,7 @@ func (b *asked) filter() (kept service.MessageBatch, dropped int) {
 		if !keep {
 			var err error
 			if keep, err = b.ask(q, i, m, src); err != nil {
-				keep = b.f.failed(m, src, err)
+				keep = b.failed(m, src, err)
 			}
 		}
 		if keep {
@@ -245,7 +246,17 @@ func errNotBool(got string) error {
 	return fmt.Errorf("the check gave neither true nor false but %s", got)
 }
 
-// failed tells whether a record is kept on which the check failed.
+// failed tells whether a record is kept on which the check failed. Only an output
+// of ours stops at a failed message; any other one would write it.
+func (b *asked) failed(m *service.Message, src *record.Source, err error) bool {
+	if b.f.onError == onErrorStop && b.ticket != nil && b.ticket.Generation().IsAlone() {
+		b.ticket.Stop(fmt.Errorf("filter %q failed: %w (on_error: stop); mend the check, or set on_error of the filter to keep or drop", b.f.name, err))
+		return false
+	}
+	return b.f.failed(m, src, err)
+}
+
+// failed tells the same where the output heeds failed messages.
 func (f *Filter) failed(m *service.Message, src *record.Source, err error) bool {
 	if f.onError == onErrorStop {
 		m.SetError(fmt.Errorf("filter %q failed: %w (%w)", f.name, err, record.ErrStop))

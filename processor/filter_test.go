@@ -12,7 +12,9 @@ import (
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/record"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
 func newFilter(t testing.TB, yaml string) *Filter {
@@ -246,5 +248,34 @@ func BenchmarkFilter(b *testing.B) {
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(values)), "ns/record")
 			})
 		}
+	}
+}
+
+// An output that is not ours would write a message that is only marked as failed.
+func TestOnErrorStopAlone(t *testing.T) {
+	hub := &relay.Hub{}
+	g := relay.NewGeneration(hub.AnnounceInput(false), nil, relay.Plan{
+		Standing:    &relay.Standing{Parts: []relay.PartStanding{{Part: relay.Part{Source: position.TP{Topic: "t"}}}}},
+		Starts:      []position.PartStart{{}},
+		WindowBytes: 1000, Alone: &relay.Alone{MaxInFlight: 1},
+	})
+	ticket, err := g.Issue(context.Background(), relay.Load{Records: 2}, []relay.Span{{Next: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var batch service.MessageBatch
+	for _, value := range []string{`{"a":1}`, `{}`} {
+		batch = append(batch, service.NewMessageWithContext(relay.WithTicket(context.Background(), ticket), []byte(value)))
+	}
+	out, err := filterOf(t, `this.a.not_null() == 1`, "stop").ProcessBatch(context.Background(), batch)
+	if err != nil || len(out) != 1 || len(out[0]) != 1 {
+		t.Fatalf("%v, %v", out, err)
+	}
+	ticket.Ack(nil)
+	if next := g.Positions()[position.TP{Topic: "t"}]; next != 0 {
+		t.Errorf("the position is %d, behind the record", next)
+	}
+	if err := hub.Fatal(); err == nil || !strings.Contains(err.Error(), `filter "x" failed`) {
+		t.Errorf("the relay goes on: %v", err)
 	}
 }

@@ -31,7 +31,7 @@ anything would keep the relay from running, now or once it has to switch.
 func check(c *cli.Context, conf *configured) error {
 	failed := false
 	for _, r := range conf.relays {
-		rep := r.in.Check(c.Context, r.out)
+		rep := r.in.Check(c.Context, r.target())
 		failed = failed || rep.Failed()
 		if c.Bool("json") {
 			if err := printJSON(struct {

@@ -35,6 +35,9 @@ func surroundings(conf *service.ParsedConfig) error {
 			}
 		}
 	}
+	if in["resume"] == "cache" { // what is refused is read again
+		return nil
+	}
 	if e, ok := root(conf, "error_handling").(map[string]any); ok && e["strict"] == true {
 		return errors.New("error_handling.strict takes failed messages out of batches before the kafka_failover output sees them, and what is missing then passes for filtered; remove it: on_error of the output decides what happens to failed messages, and stops by default")
 	}

@@ -25,7 +25,7 @@ type configured struct {
 type configuredRelay struct {
 	name string
 	in   *input.Input
-	out  *output.Output
+	out  *output.Output // nil with resume: cache
 	// processors: the input or the output has processors of its own, or a
 	// component around it has. unseen: whether it has cannot be told.
 	processors, unseen bool
@@ -245,6 +245,9 @@ func (c *catcher) pair(ctx context.Context, in caught, k kind, res *service.Reso
 	relay, err := in.conf.FieldString("relay")
 	if err != nil {
 		return nil, err
+	}
+	if in.cached() {
+		return cachedRelay(relay, in, res)
 	}
 	out, err := c.output(relay)
 	if out == nil && err == nil && relay != "" && k.has(relay) {

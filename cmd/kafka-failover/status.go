@@ -64,7 +64,7 @@ const clearScreen = "\x1b[H\x1b[J"
 func statusOnce(ctx context.Context, c *cli.Context, conf *configured) (bad bool, err error) {
 	states := make([]*input.Status, len(conf.relays))
 	for i, r := range conf.relays {
-		states[i] = r.in.Status(ctx, r.out)
+		states[i] = r.in.Status(ctx, r.target())
 		bad = bad || states[i].Bad()
 	}
 	if ctx.Err() != nil { // interrupted meanwhile

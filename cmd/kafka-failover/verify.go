@@ -102,6 +102,9 @@ type verifier struct {
 }
 
 func (v *verifier) run(ctx context.Context) (*verify.Result, error) {
+	if v.relay.out == nil {
+		return nil, errors.New("verify compares with a Kafka target, and with resume: cache the records go elsewhere")
+	}
 	in, out := v.relay.in.Setup(), v.relay.out.Setup()
 	if out.ByContent {
 		return nil, errors.New("verify follows the routes of the input's topics, and the output sends records elsewhere by topic, key or partition: what it sent where cannot be compared")
