@@ -4,15 +4,20 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafkatest"
+	"github.com/kafka-failover/kafka-failover/internal/position/cachemarks"
 )
 
 // redisServer is a Redis process of one test's own, whose data outlive a kill.
@@ -240,6 +245,9 @@ func TestCacheFailoverAndRestart(t *testing.T) {
 		t.Errorf("%d records came twice", d.copies)
 	}
 	p.mustStandAt(int64(load.count()), conf)
+	if out, errs, code := command(t, "check", p.file(p.yaml(conf))); code != 0 || !strings.Contains(out, "mark in the cache") {
+		t.Errorf("check: exit code %d\n%s%s", code, out, errs)
+	}
 }
 
 // What is filtered is done, though the output never sees a batch.
@@ -300,4 +308,53 @@ func TestCacheOutputRefuses(t *testing.T) {
 	if len(seen) != 2_000 {
 		t.Fatalf("%d of 2000 records came", len(seen))
 	}
+}
+
+// A start goes on where the marks stand, and only on a source that holds what
+// was delivered: with positions in files, and quick fake clusters.
+func TestCacheGuards(t *testing.T) {
+	w := &world{t: t}
+	dc1 := kafkatest.Fake(t, "cache1", kfake.SeedTopics(1, "orders"))
+	record := func(i int) *kgo.Record { return &kgo.Record{Topic: "orders", Value: fmt.Appendf(nil, "%d", i)} }
+	produceTo(t, dc1.ListenAddrs()[0], 100, record)
+	dir := t.TempDir()
+	conf := func(broker, input string) string {
+		return w.file(fmt.Sprintf(`
+input:
+  label: guards
+  kafka_failover: { sources: [ { name: dc1, seed_brokers: [ %q ] } ], topics: [ orders ], resume: cache, resume_cache: files, %s }
+output: { file: { path: %q, codec: lines } }
+cache_resources: [ { label: files, file: { directory: %q } } ]
+http: { enabled: false }
+`, broker, input, filepath.Join(dir, "out"), dir))
+	}
+	toEnd := func(broker string, code, lines int) *proc {
+		t.Helper()
+		r := w.start("run", conf(broker, stopAtEnd))
+		if got := r.wait(time.Minute); got != code {
+			t.Fatalf("exit code %d, want %d\n%s", got, code, r.logs())
+		}
+		out, err := os.ReadFile(filepath.Join(dir, "out"))
+		if got := strings.Count(string(out), "\n"); got != lines || err != nil {
+			t.Fatalf("%d lines were written, want %d; %v", got, lines, err)
+		}
+		return r
+	}
+	toEnd(dc1.ListenAddrs()[0], 0, 100)
+	toEnd(dc1.ListenAddrs()[0], 0, 100) // nothing again
+
+	short := kafkatest.Fake(t, "cache2", kfake.SeedTopics(1, "orders"))
+	produceTo(t, short.ListenAddrs()[0], 60, record)
+	r := w.start("run", conf(short.ListenAddrs()[0], "on_gap: stop"))
+	r.mustLog(time.Minute, "ends at offset 60, the relay stands at 100")
+	r.kill()
+
+	differs := kafkatest.Fake(t, "cache3", kfake.SeedTopics(1, "orders"))
+	produceTo(t, differs.ListenAddrs()[0], 200, func(i int) *kgo.Record { return record(1000 + i) })
+	toEnd(differs.ListenAddrs()[0], 1, 100).mustLog(time.Second, "does not hold the records that were relayed before")
+
+	for _, key := range cachemarks.Keys("guards") {
+		_ = os.Remove(filepath.Join(dir, key))
+	}
+	toEnd(differs.ListenAddrs()[0], 0, 300) // positions given up: it begins anew
 }

@@ -80,6 +80,25 @@ func (in *Input) target(ctx context.Context) (relay.Target, error) {
 	return in.cache, nil
 }
 
+// lasted tells whether the generation has come so far that its end is no
+// repetition of the one before.
+func (in *Input) lasted() bool {
+	if in.gen.IsAlone() {
+		return in.gen.Passed()
+	}
+	return time.Since(in.began) > 2*in.conf.retry.longest
+}
+
+// refusedForGood is the stop after the last of the permitted retries of a batch
+// that the output refuses, or nil.
+func (in *Input) refusedForGood() error {
+	most := in.conf.retry.max
+	if !in.gen.IsAlone() || most < 0 || in.short <= most+1 {
+		return nil
+	}
+	return &position.Stop{Reason: fmt.Sprintf("gave up after a batch was refused %d times in a row (retry.max_retries): %v", in.short, in.gen.Broken())}
+}
+
 // Target is what Check and Status are to be asked with where there is no
 // kafka_failover output; nil without resume: cache.
 func (in *Input) Target() relay.Target {

@@ -22,7 +22,7 @@ func cacheFields() []*service.ConfigField {
 		service.NewStringField(fieldResumeCache).Default("").
 			Description("With `resume: cache`: the label of the cache resource that keeps the positions. It is to outlive the relay, and must not let them expire. They stand under the keys `kafka_failover.NAME.0` and `.1`, where NAME is the input's `relay`, else its label, else that of the stream."),
 		service.NewIntField(fieldMaxInFlight).Default(1).Advanced().
-			Description("With `resume: cache`: batches that may be unacknowledged. With more than 1 an output may write them in any order. A `kafka_failover` output has a `max_in_flight` of its own."),
+			Description("With `resume: cache`: batches that may be unacknowledged. With more than 1 an output may write them in any order. One that gathers messages (`batching`) needs a `period`, or more than 1. A `kafka_failover` output has a `max_in_flight` of its own."),
 	}
 }
 

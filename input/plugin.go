@@ -293,10 +293,14 @@ func (in *Input) windDown(ctx context.Context) error {
 	if err := in.gen.Drained(ctx); err != nil {
 		return err
 	}
-	if time.Since(in.began) > 2*in.conf.retry.longest {
+	if in.lasted() {
 		in.short = 0
 	}
-	if in.short++; in.short > 2 { // a refusal is looked into twice at once
+	in.short++
+	if err := in.refusedForGood(); err != nil {
+		return err
+	}
+	if in.short > 2 { // a refusal is looked into twice at once
 		if err := sleep(ctx, backoff(in.conf.retry, in.short-2)); err != nil {
 			return err
 		}

@@ -38,18 +38,35 @@ func (g *Generation) Refused() map[position.TP]int64 {
 	return out
 }
 
+// Passed tells whether the positions have passed what was refused before: a
+// refusal is then a new one.
+func (g *Generation) Passed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.passedRefused()
+}
+
+// passedRefused must be called under the lock.
+func (g *Generation) passedRefused() bool {
+	if len(g.alone.Careful) == 0 {
+		return true
+	}
+	for i, p := range g.Parts {
+		if g.tracker.Next(i) < g.alone.Careful[p.Source] {
+			return false
+		}
+	}
+	return true
+}
+
 // mostBatches is how many batches may be unacknowledged now. It must be called
 // under the lock.
 func (g *Generation) mostBatches() int {
-	if g.alone == nil {
+	switch {
+	case g.alone == nil:
 		return MaxBatches
-	}
-	if len(g.alone.Careful) > 0 {
-		for i, p := range g.Parts {
-			if g.tracker.Next(i) < g.alone.Careful[p.Source] {
-				return 1
-			}
-		}
+	case !g.passedRefused():
+		return 1
 	}
 	return g.alone.MaxInFlight
 }

@@ -151,11 +151,11 @@ func TestAloneCareful(t *testing.T) {
 		t.Fatalf("%d batches may be under way", n)
 	}
 	part.Ack(nil)
-	if n := g.mostBatches(); n != 1 {
+	if n := g.mostBatches(); n != 1 || g.Passed() {
 		t.Fatalf("%d batches may be under way, and the refused one has not been passed", n)
 	}
 	issue(t, g, 1, 12).Ack(nil)
-	if n := g.mostBatches(); n != 3 || len(g.Refused()) != 0 {
+	if n := g.mostBatches(); n != 3 || !g.Passed() || len(g.Refused()) != 0 {
 		t.Fatalf("%d batches may be under way behind the refused one, %v", n, g.Refused())
 	}
 }
