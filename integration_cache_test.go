@@ -183,8 +183,10 @@ func TestCacheRelayKilled(t *testing.T) {
 	db := startRedis(t)
 	topic := w.topic("kill")
 	w.create(w.source, topic, 2)
-	load := w.load(topic, 2, 200, 3_000)
-	p := db.toRedis(topic, pipeline{input: "batch_max_records: 200"})
+	load := w.load(topic, 2, 200, 2_000)
+	p := db.toRedis(topic, pipeline{ // hardly a moment without a batch that is not written yet
+		input: "batch_max_records: 200", processors: "- sleep: { duration: 100us }",
+	})
 	kills := count(2, 20)
 	for range kills {
 		relay := w.run(p)
