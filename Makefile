@@ -63,6 +63,7 @@ jars: $(LIBS)/.complete
 
 $(LIBS)/.complete: resources/kafka/pom.xml | deps
 	cd resources/kafka && mvn -q -B dependency:copy-dependencies -DoutputDirectory=libs
+	go run ./internal/kafkatest/archive
 	touch $@
 
 clean:

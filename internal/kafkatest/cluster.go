@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -54,6 +55,7 @@ type Options struct {
 	Front bool              // a second listener, to be reached through a proxy
 	// Features are finalized at these levels when storage is formatted.
 	Features map[string]int
+	archive  string // the file to write the classes to at its end
 }
 
 // Front is a listener of a node for clients that come through a proxy: the node
@@ -223,7 +225,7 @@ func (n *node) properties(o Options, dir string, ports []int) string {
 }
 
 func (n *node) java(libs string, args ...string) []string {
-	return append([]string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
+	return append([]string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-XX:SharedArchiveFile=" + archiveIn(libs),
 		"-Dlog4j2.configurationFile=" + filepath.Join(libs, "..", "log4j2.yaml"),
 		"-cp", filepath.Join(libs, "*")}, args...)
 }
@@ -233,6 +235,9 @@ func (n *node) start(libs string, o Options) error {
 	if o.JIT {
 		args = append([]string{}, args[0], "-XX:TieredStopAtLevel=4")
 		args = append(args, n.java(libs, "kafka.Kafka", n.config)[2:]...)
+	}
+	if o.archive != "" {
+		args = append([]string{"-XX:ArchiveClassesAtExit=" + o.archive}, slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, "-XX:SharedArchiveFile") })...)
 	}
 	heap := o.Heap
 	if heap == "" {
