@@ -299,7 +299,7 @@ func (r *reader) explain(tp position.TP, err error) error {
 	if errors.Is(err, kerr.OffsetOutOfRange) {
 		return fmt.Errorf("source %s: the position in %s lies outside the log", r.source.name, tp)
 	}
-	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, err)
+	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, r.source.conn.Explain(err))
 }
 
 // recheck examines a partition whose records' leader epoch rises: a new leader may

@@ -213,5 +213,5 @@ func (o *Output) explainFence(p kafka.Producer, err error) error {
 			Cure:   "lower it, or raise transaction.max.timeout.ms of the brokers",
 		}
 	}
-	return fmt.Errorf("becoming the producer of transactional.id %q: %w", p.TransactionalID, err)
+	return fmt.Errorf("becoming the producer of transactional.id %q: %w", p.TransactionalID, o.conf.conn.Explain(err))
 }

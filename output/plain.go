@@ -49,7 +49,7 @@ func (p *plain) connect(ctx context.Context, o *Output) error {
 		return err
 	}
 	if err := c.Ping(ctx); err != nil {
-		return fmt.Errorf("target (%v) cannot be reached: %w", o.conf.conn.SeedBrokers, err)
+		return fmt.Errorf("target (%v) cannot be reached: %w", o.conf.conn.SeedBrokers, o.conf.conn.Explain(err))
 	}
 	return nil
 }
@@ -83,7 +83,7 @@ func (o *Output) writePlain(ctx context.Context, batch service.MessageBatch) err
 		}
 	}
 	if err := c.ProduceSync(ctx, records...).FirstErr(); err != nil {
-		return fmt.Errorf("writing to %s: %w", records[0].Topic, err)
+		return fmt.Errorf("writing to %s: %w", records[0].Topic, o.conf.conn.Explain(err))
 	}
 	return nil
 }

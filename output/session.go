@@ -267,7 +267,7 @@ func (d *delivery) promise(i int) func(*kgo.Record, error) {
 
 func (d *delivery) refused(touch int, r *kgo.Record, err error) {
 	if d.err == nil {
-		d.err = fmt.Errorf("target partition %s/%d refused a record batch: %w", r.Topic, r.Partition, err)
+		d.err = fmt.Errorf("target partition %s/%d refused a record batch: %w", r.Topic, r.Partition, d.s.out.conf.conn.Explain(err))
 		d.s.gen.Break(d.err)
 	}
 	if t := d.p.touches[touch]; liesInRecord(err) && d.firstIn(t.Slot) {
