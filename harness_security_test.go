@@ -128,18 +128,21 @@ func (w *world) between(p pipeline, target place, sources ...place) pipeline {
 	return p
 }
 
+var scrams = []kadm.ScramMechanism{kadm.ScramSha256, kadm.ScramSha512}
+
 // user gives a user a SCRAM password, through the admin API.
 func (w *world) user(c *kafkatest.Cluster, name, password string) {
 	w.t.Helper()
-	w.alterUsers(c, nil, []kadm.UpsertSCRAM{
-		{User: name, Mechanism: kadm.ScramSha256, Iterations: 4096, Password: password},
-		{User: name, Mechanism: kadm.ScramSha512, Iterations: 4096, Password: password},
-	})
+	for _, m := range scrams {
+		w.alterUsers(c, nil, []kadm.UpsertSCRAM{{User: name, Mechanism: m, Iterations: 4096, Password: password}})
+	}
 }
 
 func (w *world) removeUser(c *kafkatest.Cluster, name string) {
 	w.t.Helper()
-	w.alterUsers(c, []kadm.DeleteSCRAM{{User: name, Mechanism: kadm.ScramSha256}, {User: name, Mechanism: kadm.ScramSha512}}, nil)
+	for _, m := range scrams {
+		w.alterUsers(c, []kadm.DeleteSCRAM{{User: name, Mechanism: m}}, nil)
+	}
 }
 
 func (w *world) alterUsers(c *kafkatest.Cluster, del []kadm.DeleteSCRAM, upsert []kadm.UpsertSCRAM) {

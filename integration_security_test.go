@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,8 +48,8 @@ func TestSecurityExplained(t *testing.T) {
 			return c, nil
 		}
 	}
-	as := func(mechanism, user, password string) []kafka.Credentials {
-		return []kafka.Credentials{{Mechanism: mechanism, Username: user, Password: password}}
+	as := func(mechanism, user, password string) *kafka.Credentials {
+		return &kafka.Credentials{Mechanism: mechanism, Username: user, Password: password}
 	}
 	showing := func(id kafkatest.Identity) func(*tls.Config) {
 		return func(c *tls.Config) {
@@ -71,13 +70,12 @@ func TestSecurityExplained(t *testing.T) {
 		"SCRAM-SHA-256":       {scramAt, kafka.Security{TLS: trusting(nil), SASL: known}, ""},
 		"SCRAM-SHA-512":       {scramAt, kafka.Security{TLS: trusting(nil), SASL: as("SCRAM-SHA-512", "known", "known-secret")}, ""},
 		"PLAIN":               {scramAt, kafka.Security{TLS: trusting(nil), SASL: as("PLAIN", plainUser, plainPassword)}, ""},
-		"OAUTHBEARER":         {scramAt, kafka.Security{TLS: trusting(nil), SASL: []kafka.Credentials{{Mechanism: "OAUTHBEARER", Token: bearer(), Extensions: map[string]string{"a": "b"}}}}, ""},
+		"OAUTHBEARER":         {scramAt, kafka.Security{TLS: trusting(nil), SASL: &kafka.Credentials{Mechanism: "OAUTHBEARER", Token: bearer(), Extensions: map[string]string{"a": "b"}}}, ""},
 		"client certificate":  {mtlsAt, kafka.Security{TLS: trusting(showing(k.client)), ServerName: brokerName}, ""},
-		"second mechanism":    {staleAt, kafka.Security{TLS: trusting(func(c *tls.Config) { c.InsecureSkipVerify = true }), SASL: slices.Concat(known, as("PLAIN", plainUser, plainPassword))}, ""},
 		"wrong password":      {scramAt, kafka.Security{TLS: trusting(nil), SASL: as("SCRAM-SHA-256", "known", "guessed")}, `the broker refuses SCRAM-SHA-256 as "known": check username and password`},
 		"unknown user":        {scramAt, kafka.Security{TLS: trusting(nil), SASL: as("SCRAM-SHA-512", "nobody", "guessed")}, `the broker refuses SCRAM-SHA-512 as "nobody"`},
 		"wrong PLAIN":         {scramAt, kafka.Security{TLS: trusting(nil), SASL: as("PLAIN", plainUser, "guessed")}, `the broker refuses PLAIN as "plain"`},
-		"bad token":           {scramAt, kafka.Security{TLS: trusting(nil), SASL: []kafka.Credentials{{Mechanism: "OAUTHBEARER", Token: "guessed"}}}, "check the token, which may have expired"},
+		"bad token":           {scramAt, kafka.Security{TLS: trusting(nil), SASL: &kafka.Credentials{Mechanism: "OAUTHBEARER", Token: "guessed"}}, "check the token, which may have expired"},
 		"mechanism":           {staleAt, kafka.Security{TLS: trusting(func(c *tls.Config) { c.InsecureSkipVerify = true }), SASL: known}, "it offers PLAIN; write one of these as mechanism of sasl"},
 		"unknown authority":   {scramAt, kafka.Security{TLS: trusting(func(c *tls.Config) { c.RootCAs = x509.NewCertPool() }), SASL: known}, "set root_cas_file of tls"},
 		"expired":             {staleAt, kafka.Security{TLS: trusting(nil), SASL: known}, "the broker's certificate has expired"},
@@ -232,7 +230,7 @@ func TestSecurityRedacted(t *testing.T) {
 	w.user(w.source, "reader", "secret-of-the-source")
 	key := strings.ReplaceAll(string(theKeys().client.Key), "\n", `\n`)
 	source := scram(w.source, "reader", "secret-of-the-source")
-	target := place{w.target.At(atSCRAM), fmt.Sprintf("tls: { enabled: true, root_cas_file: %q, client_certs: [ { cert: %q, key: \"%s\", password: secret-of-the-key } ] }\nsasl: [ { mechanism: OAUTHBEARER, token: secret-of-the-token }, { mechanism: PLAIN, username: plain, password: secret-of-the-target } ]",
+	target := place{w.target.At(atSCRAM), fmt.Sprintf("tls: { enabled: true, root_cas_file: %q, client_certs: [ { cert: %q, key: \"%s\", password: secret-of-the-key } ] }\nsasl: [ { mechanism: PLAIN, username: plain, password: secret-of-the-target } ]",
 		theKeys().ca, theKeys().client.Certificate, key)}
 	y := strings.Replace(w.yaml(w.between(pipeline{topics: topic}, target, source)), "level: INFO", "level: ALL", 1)
 	secrets := []string{"secret-of", strings.Split(string(theKeys().client.Key), "\n")[1]}

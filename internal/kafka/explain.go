@@ -41,9 +41,9 @@ func (c Conn) explain(err error, offered func() []string) error {
 	}
 	var reason string
 	switch s := c.Security; {
-	case errors.Is(err, kerr.UnsupportedSaslMechanism):
+	case s.SASL != nil && errors.Is(err, kerr.UnsupportedSaslMechanism):
 		reason = s.notOffered(offered())
-	case isSASL(err):
+	case s.SASL != nil && isSASL(err):
 		reason = s.refused(err)
 	default:
 		if reason = s.distrusted(err); reason == "" {
@@ -57,7 +57,8 @@ func (c Conn) explain(err error, offered func() []string) error {
 }
 
 func isSASL(err error) bool {
-	return errors.Is(err, kerr.SaslAuthenticationFailed) || errors.Is(err, kerr.IllegalSaslState)
+	return errors.Is(err, kerr.SaslAuthenticationFailed) || errors.Is(err, kerr.IllegalSaslState) ||
+		strings.Contains(err.Error(), "unexpected data in oauth response") // what else a broker has to say is a refusal (RFC 7628)
 }
 
 // refused: the broker does not take the credentials.
@@ -65,15 +66,15 @@ func (s Security) refused(err error) string {
 	switch {
 	case errors.Is(err, kerr.IllegalSaslState):
 		return "this port of the broker has no SASL: leave sasl out, or use the port that has it"
-	case slices.ContainsFunc(s.SASL, func(c Credentials) bool { return c.Mechanism != mechanismBearer }):
-		return fmt.Sprintf("the broker refuses %s: check username and password, and that the broker knows this user for this mechanism", s.Credentials())
+	case s.SASL.Mechanism != mechanismBearer:
+		return fmt.Sprintf("the broker refuses %s: check username and password, and that the broker knows this user for this mechanism", s.SASL)
 	}
-	return fmt.Sprintf("the broker refuses %s: check the token, which may have expired", s.Credentials())
+	return fmt.Sprintf("the broker refuses %s: check the token, which may have expired", s.SASL)
 }
 
 // notOffered: the broker has none of the mechanisms.
 func (s Security) notOffered(offered []string) string {
-	reason := "the broker does not offer " + s.Credentials()
+	reason := fmt.Sprintf("the broker does not offer %s", s.SASL.Mechanism)
 	if len(offered) > 0 {
 		return fmt.Sprintf("%s: it offers %s; write one of these as mechanism of sasl", reason, strings.Join(offered, ", "))
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -24,9 +23,8 @@ type Security struct {
 	// ServerName is the name that certificates of brokers must carry; empty:
 	// the one that was dialled.
 	ServerName string
-	// SASL are credentials in order of preference: the first that the broker
-	// has the mechanism of is used.
-	SASL []Credentials
+	// SASL are the credentials; nil for none.
+	SASL *Credentials
 }
 
 // Credentials of one SASL mechanism.
@@ -57,24 +55,15 @@ func (s Security) String() string {
 			text += " with a client certificate"
 		}
 	}
-	if len(s.SASL) == 0 {
+	if s.SASL == nil {
 		return text + ", no SASL"
 	}
-	return text + ", " + s.Credentials()
-}
-
-// Credentials names mechanisms and users, and no secret.
-func (s Security) Credentials() string {
-	names := make([]string, len(s.SASL))
-	for i, c := range s.SASL {
-		names[i] = c.String()
-	}
-	return strings.Join(names, " or ")
+	return text + ", " + s.SASL.String()
 }
 
 // Exposed tells whether a password or token travels in the clear.
 func (s Security) Exposed() bool {
-	return s.TLS == nil && slices.ContainsFunc(s.SASL, func(c Credentials) bool { return c.Mechanism == mechanismPlain || c.Mechanism == mechanismBearer })
+	return s.TLS == nil && s.SASL != nil && (s.SASL.Mechanism == mechanismPlain || s.SASL.Mechanism == mechanismBearer)
 }
 
 // opts are the client's options; patience bounds the opening of a connection.
@@ -83,14 +72,10 @@ func (s Security) opts(patience time.Duration) []kgo.Opt {
 	if s.TLS != nil {
 		opts[0] = kgo.Dialer(s.dial(patience))
 	}
-	if len(s.SASL) == 0 {
-		return opts
+	if s.SASL != nil {
+		opts = append(opts, kgo.SASL(s.SASL.mechanism()))
 	}
-	all := make([]sasl.Mechanism, len(s.SASL))
-	for i, c := range s.SASL {
-		all[i] = c.mechanism()
-	}
-	return append(opts, kgo.SASL(all...))
+	return opts
 }
 
 const (
@@ -142,25 +127,26 @@ func SecurityFields() []*service.ConfigField {
 			service.NewStringMapField(fieldExtensions).Optional().Advanced().
 				Description("Extensions to send with the token of OAUTHBEARER (KIP-342)."),
 		).Default([]any{}).LintRule(saslRule).
-			Description("How the relay proves to this cluster who it is. Of several, the first is used whose mechanism the brokers offer.").
+			Description("How the relay proves to this cluster who it is: one item, of a mechanism that the brokers offer.").
 			Example([]any{map[string]any{"mechanism": mechanism512, "username": "relay", "password": "${KAFKA_PASSWORD}"}}),
 	}
 }
 
 const mechanismRule = `root = if ![ "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER" ].contains(this.string()) { [ "sasl: mechanism " + this.string() + " is not known: write PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER" ] }`
 
-// saslRule says of one item what Credentials.check says; an empty password may be a
-// variable that is not set where lint runs.
+// saslRule says what Security and Credentials.check say. It is asked about the list,
+// and about each item.
 const saslRule = `
 let c = if this.type() == "object" { this } else { {} }
 let bearer = $c.mechanism.or("") == "OAUTHBEARER"
 root = match {
+  this.type() == "array" && this.length() > 1 => [ "sasl has several items: write one, since a broker hangs up on a client that tries another mechanism first" ],
   this.type() != "object" => [],
-  $bearer && ($c.exists("username") || $c.exists("password")) => [ "sasl: OAUTHBEARER takes a token, no username and password: write token: ${NAME}" ],
-  $bearer && !$c.exists("token") => [ "sasl: OAUTHBEARER needs a token: write token: ${NAME}" ],
-  !$bearer && ($c.exists("token") || $c.exists("extensions")) => [ "sasl: " + $c.mechanism.or("") + " takes username and password: token and extensions are for mechanism: OAUTHBEARER" ],
+  $bearer && $c.username.or("") + $c.password.or("") != "" => [ "sasl: OAUTHBEARER takes a token, no username and password: write token: ${NAME}" ],
+  $bearer && $c.token.or("") == "" => [ "sasl: OAUTHBEARER needs a token: write token: ${NAME}" ],
+  !$bearer && ($c.token.or("") != "" || $c.extensions.or({}).length() > 0) => [ "sasl: " + $c.mechanism.or("") + " takes username and password: token and extensions are for mechanism: OAUTHBEARER" ],
   !$bearer && $c.username.or("") == "" => [ "sasl: " + $c.mechanism.or("") + " needs a username: write username: NAME" ],
-  !$bearer && !$c.exists("password") => [ "sasl: " + $c.mechanism.or("") + " needs a password: write password: ${NAME}" ],
+  !$bearer && $c.password.or("") == "" => [ "sasl: " + $c.mechanism.or("") + " needs a password: write password: ${NAME}" ],
 }`
 
 // check says what is missing. What it says never holds a secret.
@@ -202,6 +188,9 @@ func (f *Fields) Security() Security {
 	}
 	items, err := f.p.FieldObjectList(fieldSASL)
 	f.Note(err)
+	if len(items) > 1 {
+		f.Note(fmt.Errorf("sasl has %d items: write one, since a broker hangs up on a client that tries another mechanism first", len(items)))
+	}
 	for _, item := range items {
 		r := NewFields(item)
 		c := Credentials{Mechanism: r.String(fieldMechanism), Username: r.String(fieldUsername), Password: r.String(fieldPassword), Token: r.String(fieldToken)}
@@ -211,7 +200,7 @@ func (f *Fields) Security() Security {
 		}
 		r.Note(c.check())
 		f.Note(r.Err())
-		s.SASL = append(s.SASL, c)
+		s.SASL = &c
 	}
 	return s
 }

@@ -33,14 +33,15 @@ func TestParseSecurity(t *testing.T) {
 	for yaml, want := range map[string]string{ // what it says, or a part of the error
 		"{}":                     "plaintext, no SASL",
 		"tls: { enabled: true }": "TLS, no SASL",
-		"sasl: [ { mechanism: PLAIN, username: a, password: p4ss } ]":                                                                        `plaintext, PLAIN as "a"`,
-		"sasl: [ { mechanism: SCRAM-SHA-256, username: a, password: p4ss }, { mechanism: OAUTHBEARER, token: p4ss, extensions: { x: y } } ]": `plaintext, SCRAM-SHA-256 as "a" or OAUTHBEARER`,
-		"sasl: [ { mechanism: plain, username: a, password: p4ss } ]":                                                                        "mechanism plain is not known",
-		"sasl: [ { mechanism: PLAIN, password: p4ss } ]":                                                                                     "PLAIN needs a username",
-		"sasl: [ { mechanism: PLAIN, username: a } ]":                                                                                        "needs a password and it is empty",
-		"sasl: [ { mechanism: PLAIN, username: a, password: p4ss, token: p4ss } ]":                                                           "token and extensions are for",
-		"sasl: [ { mechanism: OAUTHBEARER } ]":                                                                                               "needs a token and it is empty",
-		"sasl: [ { mechanism: OAUTHBEARER, token: p4ss, password: p4ss } ]":                                                                  "takes a token, no username and password",
+		"sasl: [ { mechanism: PLAIN, username: a, password: p4ss } ]":                                                  `plaintext, PLAIN as "a"`,
+		"sasl: [ { mechanism: OAUTHBEARER, token: p4ss, extensions: { x: y } } ]":                                      "plaintext, OAUTHBEARER",
+		"sasl: [ { mechanism: SCRAM-SHA-256, username: a, password: p4ss }, { mechanism: OAUTHBEARER, token: p4ss } ]": "sasl has 2 items: write one",
+		"sasl: [ { mechanism: plain, username: a, password: p4ss } ]":                                                  "mechanism plain is not known",
+		"sasl: [ { mechanism: PLAIN, password: p4ss } ]":                                                               "PLAIN needs a username",
+		"sasl: [ { mechanism: PLAIN, username: a } ]":                                                                  "needs a password and it is empty",
+		"sasl: [ { mechanism: PLAIN, username: a, password: p4ss, token: p4ss } ]":                                     "token and extensions are for",
+		"sasl: [ { mechanism: OAUTHBEARER } ]":                                                                         "needs a token and it is empty",
+		"sasl: [ { mechanism: OAUTHBEARER, token: p4ss, password: p4ss } ]":                                            "takes a token, no username and password",
 		"tls_server_name: a":                                                  "TLS is not on",
 		"tls: { enabled: true, root_cas_file: /nowhere }":                     "/nowhere",
 		"tls: { enabled: true, client_certs: [ { cert: p4ss, key: p4ss } ] }": "tls: ",
@@ -73,7 +74,7 @@ func TestParseSecurity(t *testing.T) {
 // An error is explained once, however often it is passed on, and stays what it is.
 func TestExplainOnce(t *testing.T) {
 	c := conn("h:1")
-	c.Security.SASL = []Credentials{{Mechanism: mechanism256, Username: "a", Password: "p4ss"}}
+	c.Security.SASL = &Credentials{Mechanism: mechanism256, Username: "a", Password: "p4ss"}
 	once := c.Explain(fmt.Errorf("connecting: %w", kerr.SaslAuthenticationFailed))
 	twice := c.Explain(fmt.Errorf("target: %w", once))
 	if !errors.Is(twice, kerr.SaslAuthenticationFailed) || strings.Count(twice.Error(), "check username and password") != 1 {

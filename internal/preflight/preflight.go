@@ -73,7 +73,7 @@ func (r *Report) Add(level Level, subject, check, format string, args ...any) {
 func (r *Report) AddConnection(subject string, conn kafka.Conn, clusterID string) {
 	r.Add(OK, subject, "connection", "%s, cluster ID %s", conn.Security, clusterID)
 	if conn.Security.Exposed() {
-		r.Add(Warn, subject, "connection", "%s without TLS: the password or token travels in the clear; set tls", conn.Security.Credentials())
+		r.Add(Warn, subject, "connection", "%s without TLS: the password or token travels in the clear; set tls", conn.Security.SASL)
 	}
 }
 
