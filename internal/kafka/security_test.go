@@ -84,7 +84,7 @@ func TestExplainOnce(t *testing.T) {
 		t.Error(err)
 	}
 	other := errors.New("something else")
-	if err := c.Explain(other); !errors.Is(err, other) || err.Error() != "something else" || c.Explain(nil) != nil { //nolint:errorlint // nil is nil
+	if err := c.Explain(other); !errors.Is(err, other) || err.Error() != "something else" || c.Explain(nil) != nil {
 		t.Error(err)
 	}
 }
@@ -124,7 +124,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	if err != nil {
 		t.Fatalf("once the file holds the right one: %v", err)
 	}
-	c.Close()
+	_ = c.Close()
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
@@ -145,14 +145,14 @@ func serveTLS(t *testing.T, id kafkatest.Identity) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
+	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go func() { _, _ = io.Copy(io.Discard, c); c.Close() }()
+			go func() { _, _ = io.Copy(io.Discard, c); _ = c.Close() }()
 		}
 	}()
 	return l.Addr().String()
