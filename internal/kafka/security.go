@@ -114,7 +114,7 @@ func SecurityFields() []*service.ConfigField {
 		service.NewTLSToggledField(fieldTLS).
 			Description("TLS. `enabled: true` alone trusts the system's authorities. Files are read again for each new connection, so renewed certificates need no restart. Kafka: security.protocol, ssl.truststore.*, ssl.keystore.*."),
 		service.NewStringField(fieldTLSServerName).Default("").Advanced().
-			Description("Name that the brokers' certificates are for, where it is not the one that they are connected to by. Kafka checks that one only (ssl.endpoint.identification.algorithm)."),
+			Description("Name that the brokers' certificates are for, where they are connected to by another. Kafka's own clients can only give the check up (ssl.endpoint.identification.algorithm)."),
 		service.NewObjectListField(fieldSASL,
 			service.NewStringEnumField(fieldMechanism, mechanismPlain, mechanism256, mechanism512, mechanismBearer).LintRule(mechanismRule).
 				Description("Kafka: sasl.mechanism."),
