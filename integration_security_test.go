@@ -146,6 +146,26 @@ func TestSecuritySourceRefuses(t *testing.T) {
 	}
 }
 
+// Access to the source that is read is lost: another one is read.
+func TestSecuritySourceRevoked(t *testing.T) {
+	p := newPool(t, 2)
+	topic := p.all("revoked", 1)
+	p.user(p.sources[0], p.name, "reader-secret")
+	p.user(p.sources[1], p.name, "reader-secret")
+	p.fillAll(topic, 0, 500, 1, 100)
+	relay := p.run(p.between(pipeline{topics: topic}, place{brokers: p.target.Brokers()}, scram(p.sources[0], p.name, "reader-secret"), scram(p.sources[1], p.name, "reader-secret")))
+	p.awaitTarget(topic, 500, 20*time.Second)
+	relay.mustLog(time.Second, "Reading from source dc1")
+	p.removeUser(p.sources[0], p.name)
+	relay.mustLog(20*time.Second, "Switched from source dc1 to dc2 (failed)")
+	relay.mustLog(time.Second, fmt.Sprintf(`the broker refuses SCRAM-SHA-512 as \"%s\"`, p.name))
+	p.fillAll(topic, 500, 500, 1, 100)
+	p.awaitTarget(topic, 1_000, 20*time.Second)
+	relay.mustBeReady()
+	relay.terminate(20 * time.Second)
+	p.mustBeExact(topic)
+}
+
 // pem writes a file.
 func (w *world) pem(b []byte) string {
 	w.t.Helper()
