@@ -138,19 +138,16 @@ func (s Security) alerted(text string) string {
 	if !strings.Contains(text, "certificate") {
 		return "the broker ended the TLS handshake: it takes other TLS versions or ciphers (ssl.enabled.protocols, ssl.cipher.suites)"
 	}
-	conf, err := s.TLS()
-	if err != nil || len(conf.Certificates) == 0 {
-		return wantsCertificate
+	if !s.hasCertificate() {
+		return "the broker wants a client certificate: set client_certs of tls"
 	}
-	for _, c := range conf.Certificates {
+	for _, c := range s.certificates() {
 		if leaf, err := x509.ParseCertificate(c.Certificate[0]); err == nil && time.Now().After(leaf.NotAfter) {
 			return fmt.Sprintf("the relay's client certificate expired at %s: renew the file that client_certs of tls names; it is read again for each connection", leaf.NotAfter.UTC().Format(time.RFC3339))
 		}
 	}
 	return "the broker refuses the relay's client certificate: it must be signed by an authority that the broker trusts (ssl.truststore), and be meant for client authentication"
 }
-
-const wantsCertificate = "the broker wants a client certificate: set client_certs of tls"
 
 // garbled: one side speaks TLS or SASL and the other does not, so that the
 // broker hangs up or its bytes make no sense.
@@ -171,6 +168,8 @@ func (s Security) garbled(err error) string {
 		return "the broker hung up at the first request: it wants SASL, most likely; set sasl"
 	case s.TLS == nil:
 		return wantsTLS
+	case !s.hasCertificate():
+		return "the broker hung up behind the TLS handshake: it wants a client certificate, most likely; set client_certs of tls"
 	}
 	return ""
 }

@@ -51,7 +51,7 @@ func (s Security) String() string {
 	text := "plaintext"
 	if s.TLS != nil {
 		text = "TLS"
-		if c, err := s.TLS(); err == nil && len(c.Certificates) > 0 {
+		if s.hasCertificate() {
 			text += " with a client certificate"
 		}
 	}
@@ -59,6 +59,20 @@ func (s Security) String() string {
 		return text + ", no SASL"
 	}
 	return text + ", " + s.SASL.String()
+}
+
+func (s Security) hasCertificate() bool { return len(s.certificates()) > 0 }
+
+// certificates are the relay's own, as they are now.
+func (s Security) certificates() []tls.Certificate {
+	if s.TLS == nil {
+		return nil
+	}
+	c, err := s.TLS()
+	if err != nil {
+		return nil
+	}
+	return c.Certificates
 }
 
 // Exposed tells whether a password or token travels in the clear.
