@@ -130,7 +130,7 @@ func SecurityFields() []*service.ConfigField {
 		service.NewStringField(fieldTLSServerName).Default("").Advanced().
 			Description("Name that the brokers' certificates are for, where they are connected to by another. Kafka's own clients can only give the check up (ssl.endpoint.identification.algorithm)."),
 		service.NewObjectListField(fieldSASL,
-			service.NewStringEnumField(fieldMechanism, mechanismPlain, mechanism256, mechanism512, mechanismBearer).LintRule(mechanismRule).
+			EnumField(fieldMechanism, mechanismPlain, mechanism256, mechanism512, mechanismBearer).
 				Description("Kafka: sasl.mechanism."),
 			service.NewStringField(fieldUsername).Default("").
 				Description("User of PLAIN and SCRAM."),
@@ -145,8 +145,6 @@ func SecurityFields() []*service.ConfigField {
 			Example([]any{map[string]any{"mechanism": mechanism512, "username": "relay", "password": "${KAFKA_PASSWORD}"}}),
 	}
 }
-
-const mechanismRule = `root = if ![ "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER" ].contains(this.string()) { [ "sasl: mechanism " + this.string() + " is not known: write PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER" ] }`
 
 // saslRule says what Security and Credentials.check say. It is asked about the list,
 // and about each item.
@@ -168,7 +166,7 @@ func (c Credentials) check() error {
 	bearer := c.Mechanism == mechanismBearer
 	switch {
 	case !slices.Contains([]string{mechanismPlain, mechanism256, mechanism512, mechanismBearer}, c.Mechanism):
-		return fmt.Errorf("sasl: mechanism %s is not known: write PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER", c.Mechanism)
+		return fmt.Errorf("mechanism is %s and must be PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER", c.Mechanism)
 	case bearer && c.Username+c.Password != "":
 		return fmt.Errorf("sasl: %s takes a token, no username and password: write token: ${NAME}", c.Mechanism)
 	case bearer && c.Token == "":

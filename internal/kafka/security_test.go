@@ -36,7 +36,7 @@ func TestParseSecurity(t *testing.T) {
 		"sasl: [ { mechanism: PLAIN, username: a, password: p4ss } ]":                                                  `plaintext, PLAIN as "a"`,
 		"sasl: [ { mechanism: OAUTHBEARER, token: p4ss, extensions: { x: y } } ]":                                      "plaintext, OAUTHBEARER",
 		"sasl: [ { mechanism: SCRAM-SHA-256, username: a, password: p4ss }, { mechanism: OAUTHBEARER, token: p4ss } ]": "sasl has 2 items: write one",
-		"sasl: [ { mechanism: plain, username: a, password: p4ss } ]":                                                  "mechanism plain is not known",
+		"sasl: [ { mechanism: plain, username: a, password: p4ss } ]":                                                  "mechanism is plain and must be PLAIN, ",
 		"sasl: [ { mechanism: PLAIN, password: p4ss } ]":                                                               "PLAIN needs a username",
 		"sasl: [ { mechanism: PLAIN, username: a } ]":                                                                  "needs a password and it is empty",
 		"sasl: [ { mechanism: PLAIN, username: a, password: p4ss, token: p4ss } ]":                                     "token and extensions are for",
