@@ -182,22 +182,22 @@ func TestSecurityTargetRefuses(t *testing.T) {
 	t.Run("no user", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t)
-		w.mustWait(scram(w.target, w.name, "writer-secret"), fmt.Sprintf("the broker refuses SCRAM-SHA-512 as %q", w.name), func() { w.user(w.target, w.name, "writer-secret") })
+		w.mustWait(scram(w.target, w.name, "writer-secret"), fmt.Sprintf("the broker refuses SCRAM-SHA-512 as %q", w.name), "kafka_relay_target_errors_total", func() { w.user(w.target, w.name, "writer-secret") })
 	})
 	t.Run("expired", func(t *testing.T) { // renewed in place: the files are read again
 		t.Parallel()
 		w := newWorld(t)
 		cert, key := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
 		writeIdentity(t, theKeys().staleClient, cert, key)
-		w.mustWait(mtls(w.target, cert, key), "the relay's client certificate expired at", func() { writeIdentity(t, theKeys().client, cert, key) })
+		w.mustWait(mtls(w.target, cert, key), "the relay's client certificate expired at", "kafka_relay_target_kafka_errors_total", func() { writeIdentity(t, theKeys().client, cert, key) })
 	})
 }
 
-func (w *world) mustWait(target place, says string, mend func()) {
+func (w *world) mustWait(target place, says, counts string, mend func()) {
 	w.t.Helper()
 	topic := w.both("waits", 1)
 	w.fill(topic, 500, 1, 100)
-	y := w.yaml(w.between(pipeline{topics: topic}, target, place{brokers: w.source.Brokers()}))
+	y := w.yaml(w.between(pipeline{topics: topic, top: "metrics: { prometheus: {} }"}, target, place{brokers: w.source.Brokers()}))
 	relay := w.runYAML(strings.Replace(y, "level: INFO", "level: DEBUG", 1)) // with the client's own lines
 	relay.mustBeUnready(says)
 	attempts := func() int { return strings.Count(relay.logs(), "unable to ") }
@@ -205,6 +205,9 @@ func (w *world) mustWait(target place, says string, mend func()) {
 	eventually(w.t, 20*time.Second, "some attempts more", func() bool { return attempts() >= before+4 })
 	if n := strings.Count(relay.logs(), strings.ReplaceAll(says, `"`, `\"`)); n != 1 {
 		w.t.Errorf("the reason is logged %d times", n)
+	}
+	if n := relay.metric(counts); n < 1 {
+		w.t.Errorf("%s counts %v failures", counts, n)
 	}
 	mend()
 	w.awaitTarget(topic, 500, 20*time.Second)

@@ -57,7 +57,7 @@ func (b *bearing) fence(ctx context.Context) error {
 }
 
 func (o *Output) becomeProducer(ctx context.Context, p kafka.Producer) (*kgo.Client, error) {
-	client, err := kafka.Dial(p.Opts(o.conf.conn))
+	client, err := o.dial(p.Opts(o.conf.conn))
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Conn is how to reach one cluster.
@@ -40,6 +41,9 @@ type Events struct {
 	Failed func(error)
 	// Lost: an open one was closed, by either side.
 	Lost func()
+	// Unanswered: a produce request was not sent as a whole, or its answer did
+	// not come; the client sends its records again.
+	Unanswered func()
 }
 
 // OnBrokerConnect implements kgo.HookBrokerConnect.
@@ -56,6 +60,13 @@ func (e *Events) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Co
 func (e *Events) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) {
 	if e.Lost != nil {
 		e.Lost()
+	}
+}
+
+// OnBrokerE2E implements kgo.HookBrokerE2E.
+func (e *Events) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
+	if e.Unanswered != nil && key == int16(kmsg.Produce) && e2e.Err() != nil {
+		e.Unanswered()
 	}
 }
 

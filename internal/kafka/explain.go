@@ -106,7 +106,6 @@ func (s Security) distrusted(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var invalid x509.CertificateInvalidError
-	var op *net.OpError
 	switch {
 	case errors.As(err, &unknown):
 		return "the broker's certificate was signed by an authority that is not trusted here: set root_cas_file of tls to that authority's certificate"
@@ -115,7 +114,7 @@ func (s Security) distrusted(err error) string {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		from, to := invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339)
 		return fmt.Sprintf("the broker's certificate has expired, or is not valid yet (from %s to %s): renew it on the broker, or set this machine's clock", from, to)
-	case errors.As(err, &op) && strings.Contains(err.Error(), "remote error: tls: "):
+	case alertFrom(err):
 		return s.alerted(err.Error())
 	}
 	return ""

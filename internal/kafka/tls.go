@@ -19,7 +19,7 @@ func (s Security) dial(timeout time.Duration) func(context.Context, string, stri
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conf, err := s.TLS()
 		if err != nil {
-			return nil, notDialled(network, fmt.Errorf("the certificates that tls names cannot be used: %w", err))
+			return nil, notDialled(network, fmt.Errorf("%w: %w", errCertificates, err))
 		}
 		if s.ServerName != "" {
 			conf = conf.Clone()
