@@ -34,6 +34,7 @@ type Input struct {
 	hub     *relay.Hub
 	seat    *relay.Seat
 	metrics *metrics.Input
+	engine  *metrics.Engine
 
 	poolMetrics *metrics.Pool
 	pool        *pool.Monitor // nil before the first Connect, and after the end
@@ -76,7 +77,7 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Input, error) {
 	hub := relay.Join(res, conf.relay)
 	in := &Input{
 		conf: conf, res: res, log: res.Logger(), hub: hub, last: -1, unfit: make([]*unfit, len(conf.sources)),
-		metrics: metrics.NewInput(res.Metrics()), poolMetrics: metrics.NewPool(res.Metrics()),
+		metrics: metrics.NewInput(res.Metrics()), engine: metrics.NewEngineInput(res.Metrics()), poolMetrics: metrics.NewPool(res.Metrics()),
 	}
 	in.seat = hub.AnnounceInput(in.exits())
 	return in, nil

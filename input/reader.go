@@ -441,18 +441,17 @@ func (r *reader) commit(d *draft) {
 func (r *reader) messages(t *relay.Ticket, d *draft) service.MessageBatch {
 	ctx := relay.WithTicket(untraced.With(context.Background()), t)
 	shared := &record.Batch{Ticket: t.Number(), Standard: r.in.conf.standard, Cluster: r.source.name}
-	batch := make(service.MessageBatch, len(d.sources))
+	for i := range d.sources {
+		d.sources[i].Batch = shared
+	}
 	if r.gen.Direct {
 		t.Carry(d.sources)
+		r.in.engine.Received(len(d.sources) - 1)
+		return service.MessageBatch{record.NewCarrier(ctx)}
 	}
+	batch := make(service.MessageBatch, len(d.sources))
 	for i := range d.sources {
-		s := &d.sources[i]
-		s.Batch = shared
-		if r.gen.Direct {
-			batch[i] = record.NewBare(ctx, s.Record)
-		} else {
-			batch[i] = record.NewMessage(ctx, s)
-		}
+		batch[i] = record.NewMessage(ctx, &d.sources[i])
 	}
 	return batch
 }

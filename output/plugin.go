@@ -38,6 +38,7 @@ type Output struct {
 	seats   []*relay.Seat
 	refused refusals
 	metrics *metrics.Output
+	engine  *metrics.Engine
 	plain   plain
 
 	// instance tells this output from any other that writes the same marks,
@@ -90,7 +91,7 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Output, error) {
 	}
 	o := &Output{
 		conf: conf, log: res.Logger(), instance: hex.EncodeToString(id),
-		name: "output " + componentName(res), metrics: metrics.NewOutput(res.Metrics()),
+		name: "output " + componentName(res), metrics: metrics.NewOutput(res.Metrics()), engine: metrics.NewEngineOutput(res.Metrics()),
 	}
 	o.conf.conn.Events = o.events()
 	o.seats = append(o.seats, relay.Join(res, conf.relay).AnnounceOutput(o, o.weak()))

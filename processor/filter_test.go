@@ -58,24 +58,22 @@ func run(f *Filter, sources []record.Source, bare, quick bool) (kept []int64, fa
 		b.sources = append(b.sources, sources...)
 	}
 	for i := range sources {
-		if bare {
-			b.batch = append(b.batch, record.NewBare(context.Background(), sources[i].Record))
-		} else {
+		if !bare {
 			b.batch = append(b.batch, record.NewMessage(context.Background(), &sources[i]))
 		}
 	}
-	msgs, _ := b.filter()
+	n := b.filter()
 	failed = map[int64]string{}
-	for i, m := range msgs {
-		src := record.SourceOf(m)
-		if bare {
-			src = &b.sources[i]
-			if !record.Untouched(m, src.Record) {
-				panic("a message and its source are not together")
-			}
+	for i := range n {
+		m, src := b.item(i)
+		var err error
+		if bare && src.Failed != nil {
+			err = src.Failed.Err
+		} else if !bare {
+			err = m.GetError()
 		}
 		kept = append(kept, src.Record.Offset)
-		if err := m.GetError(); err != nil {
+		if err != nil {
 			failed[src.Record.Offset] = err.Error()
 			if !errors.Is(err, record.ErrStop) {
 				panic(err)

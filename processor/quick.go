@@ -17,10 +17,10 @@ import (
 type quick struct {
 	exec     *bloblang.Executor
 	document bool // the check may look at the value's JSON
-	// The message the check is asked about, and its source.
+	// The message the check is asked about, nil if its ticket carries the source
+	// alone, and its source.
 	message *service.Message
 	source  *record.Source
-	bare    bool
 }
 
 // newQuick returns a pool of quick ones; nil if the check asks for anything
@@ -70,13 +70,18 @@ func (q *quick) register(env *bloblang.Environment) error {
 		return err
 	}
 	return env.RegisterFunctionV2("content", bloblang.NewPluginSpec(), func(*bloblang.ParsedParams) (bloblang.Function, error) {
-		return func() (any, error) { return q.message.AsBytes() }, nil
+		return func() (any, error) {
+			if q.message == nil {
+				return q.source.Record.Value, nil
+			}
+			return q.message.AsBytes()
+		}, nil
 	})
 }
 
 // find returns the metadata entry of a name, as the input would set it.
 func (q *quick) find(name string) (value any, ok bool) {
-	if !q.bare {
+	if q.message != nil {
 		if v, ok := q.message.MetaGetMut(name); ok {
 			return v, true
 		}
@@ -113,13 +118,13 @@ func (q *quick) metaText(name string) (any, error) {
 
 // ask puts the check to a message. It is not sure of one whose value is not
 // what the check needs: then the engine is to say what that means.
-func (q *quick) ask(m *service.Message, src *record.Source, bare bool) (keep, sure bool, err error) {
-	q.message, q.source, q.bare = m, src, bare
+func (q *quick) ask(m *service.Message, src *record.Source) (keep, sure bool, err error) {
+	q.message, q.source = m, src
 	defer func() { q.message, q.source = nil, nil }()
 	var this any
 	if q.document {
 		parsed := m
-		if bare { // nobody else needs the document, and kept it would fill the window
+		if m == nil { // nobody else needs the document, and kept it would fill the window
 			parsed = service.NewMessage(src.Record.Value)
 		}
 		if this, err = parsed.AsStructured(); err != nil {

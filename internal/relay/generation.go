@@ -31,7 +31,7 @@ type Generation struct {
 	Strict bool
 	// Standard: the input sets standard metadata on every message.
 	Standard bool
-	// Direct: messages are bare, and tickets carry their source records.
+	// Direct: a batch is one message, and its ticket carries the source records.
 	Direct bool
 	Parts  []Part
 	Slots  []position.TP
