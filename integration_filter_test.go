@@ -126,6 +126,16 @@ func TestFilteredIsCounted(t *testing.T) {
 			if got := relay.metric("kafka_relay_messages_relayed_total"); got != c.relayed {
 				t.Errorf("%v are counted as relayed, want %v", got, c.relayed)
 			}
+			// The engine's own counters count records too, whatever carries them.
+			engine := map[string]float64{"input_received": 1000, "output_sent": c.relayed}
+			if name == "filters" {
+				engine["processor_received"], engine["processor_sent"] = 1000+500, 500+250
+			}
+			for counter, n := range engine {
+				if got := max(0, relay.metric(counter)); got != n {
+					t.Errorf("%s: %v, want %v", counter, got, n)
+				}
+			}
 			relay.terminate(30 * time.Second)
 			rep := w.compare(oracle.Options{Topics: same(topic), Expect: func(r *kgo.Record) *kgo.Record {
 				var n int
