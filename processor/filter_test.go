@@ -205,20 +205,20 @@ func TestNames(t *testing.T) {
 }
 
 func TestNeedsOf(t *testing.T) {
-	for check, want := range map[string]needs{
+	for check, want := range map[string]struct{ document, more bool }{
 		`meta("a") == "this.b @ json("`:      {},
-		`meta(this.a) == "b"`:                {document: true, more: true},
-		`currency == "INR"`:                  {document: true},
-		`if currency == 1 { true }`:          {document: true},
+		`meta(this.a) == "b"`:                {true, true},
+		`currency == "INR"`:                  {true, false},
+		`if currency == 1 { true }`:          {true, false},
 		`random_int() > 5`:                   {},
 		`$x == 1.5e3`:                        {},
 		"meta(\"a\") == \"\"\"@\n\"\"\" # @": {},
-		`import "x"`:                         {document: true, more: true},
-		`this.apply("x")`:                    {document: true, more: true},
-		`metadata().a == 1`:                  {more: true},
+		`import "x"`:                         {true, true},
+		`this.apply("x")`:                    {true, true},
+		`metadata().a == 1`:                  {false, true},
 	} {
-		if got := needsOf(check); got != want {
-			t.Errorf("%s: %+v", check, got)
+		if n := needsOf(check); n.more != want.more || (n.whole || len(n.fields) > 0) != want.document {
+			t.Errorf("%s: %+v", check, n)
 		}
 	}
 }
