@@ -151,7 +151,7 @@ func (c *check) lookAtTarget(ctx context.Context) {
 func (c *check) stand(ctx context.Context) {
 	told := map[preflight.Finding]bool{}
 	c.each(func(k *checked) {
-		k.preview, k.err = c.target.Preview(ctx, relay.Query{ClusterID: k.source.desc.ClusterID, Topics: k.source.topics, Resume: c.in.conf.resume})
+		k.preview, k.err = c.target.Preview(ctx, relay.Query{ClusterID: k.source.desc.ClusterID, Topics: k.source.topics, Resume: c.in.conf.resume, Settings: k.source.settings})
 		for _, f := range k.preview.Found.Findings {
 			if !told[f] {
 				told[f] = true

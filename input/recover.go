@@ -22,7 +22,7 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	if err != nil {
 		return &position.Stop{Reason: err.Error()}
 	}
-	st, err := target.Stand(ctx, relay.Query{ClusterID: s.desc.ClusterID, Topics: s.topics, Resume: in.conf.resume})
+	st, err := target.Stand(ctx, relay.Query{ClusterID: s.desc.ClusterID, Topics: s.topics, Resume: in.conf.resume, Settings: s.settings})
 	if err != nil {
 		return err
 	}

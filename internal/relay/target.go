@@ -53,6 +53,9 @@ type Query struct {
 	ClusterID string
 	Topics    []SourceTopic
 	Resume    position.Resume
+	// Settings asks the source for the settings of Topics that copies of them are
+	// to have, by name; one that may not be read is left out. Nil: unknown.
+	Settings func(context.Context) (map[string]kafka.Settings, error)
 	// MarksOnly leaves the suffix behind the marks unread: the answer may then
 	// be a second old. Only for Preview.
 	MarksOnly bool

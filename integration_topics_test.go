@@ -1,0 +1,148 @@
+package kafkafailover_test
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/kafkatest"
+)
+
+// topicOn is how many partitions a topic has, 0 without it, and the settings
+// that a copy takes over.
+func (w *world) topicOn(c *kafkatest.Cluster, topic string) (int32, kafka.Settings) {
+	w.t.Helper()
+	k := cluster(w.t, c)
+	d, err := k.Describe(testContext(w.t), topic)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	settings, err := k.Settings(testContext(w.t), topic)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return d.Topics[topic].Partitions, settings[topic]
+}
+
+func (w *world) grow(c *kafkatest.Cluster, topic string, partitions int) {
+	w.t.Helper()
+	r, err := c.Admin(w.t).UpdatePartitions(testContext(w.t), partitions, topic)
+	if err == nil {
+		err = r[topic].Err
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	eventually(w.t, time.Minute, topic+" grows", func() bool { n, _ := w.topicOn(c, topic); return n == int32(partitions) })
+}
+
+// printedCommand is the kafka-topics.sh command that a relay printed last, and
+// run runs it, with Kafka's own tool in place of the script of that name.
+func (p *proc) printedCommand() string {
+	p.t.Helper()
+	logs := p.logs()
+	i := strings.LastIndex(logs, "kafka-topics.sh")
+	if i < 0 {
+		p.t.Fatal("the stop prints no command")
+	}
+	command, _, _ := strings.Cut(logs[i:], `"`) // the log line's closing quote
+	return strings.TrimSpace(command)
+}
+
+func runTopicCommand(t *testing.T, command string) {
+	t.Helper()
+	libs, err := kafkatest.Libs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command = strings.Replace(command, "kafka-topics.sh", "java -XX:TieredStopAtLevel=1 -cp '"+libs+"/*' org.apache.kafka.tools.TopicCommand", 1)
+	if out, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, out)
+	}
+}
+
+// Without create_topics the relay stops and prints the command that creates what
+// is missing, and that very command does it, with the settings that matter. With
+// it the relay makes the same itself.
+func TestCreateTopics(t *testing.T) {
+	t.Parallel() // topics of its own, and it waits
+	w := newWorld(t)
+	topic := w.topic("made")
+	w.create(w.source, topic, 3, "retention.ms", "7200000", "max.message.bytes", "2000000", "cleanup.policy", "compact,delete",
+		"message.timestamp.type", "LogAppendTime", "min.compaction.lag.ms", "60000", "compression.type", "gzip")
+	w.fill(topic, 300, 3, 100)
+	want := kafka.Settings{
+		"cleanup.policy": "compact,delete", "max.message.bytes": "2000000", "message.timestamp.type": "CreateTime",
+		"min.compaction.lag.ms": "60000", "retention.ms": "7200000", "retention.bytes": "-1",
+	}
+	must := func(topic string) {
+		t.Helper()
+		if n, got := w.topicOn(w.target, topic); n != 3 || got.String() != want.String() {
+			t.Fatalf("%s has %d partitions and %s\nwant %s", topic, n, got, want)
+		}
+	}
+	stopped := w.once(pipeline{topics: `"` + topic + `:` + topic + `.byhand"`}, 1)
+	stopped.mustLog(time.Second, "does not exist on the target; create it: kafka-topics.sh --bootstrap-server")
+	runTopicCommand(t, stopped.printedCommand())
+	must(topic + ".byhand")
+
+	p := pipeline{topics: topic, output: fmt.Sprintf("create_topics: true\nreplication_factor: 1\non_error: dead_letter\ndead_letter_topic: %s.dead", topic)}
+	w.check(w.yaml(p)).must(t, "ok", "target", "topic "+topic, "create_topics: the relay creates it at its start with 3 partitions", want.String())
+	if n, _ := w.topicOn(w.target, topic); n != 0 {
+		t.Fatal("check creates topics")
+	}
+	w.once(p, 0).mustLog(time.Second, "Created target topic "+topic)
+	must(topic)
+	w.mustBeExact(topic)
+	if n, got := w.topicOn(w.target, topic+".dead"); n != 1 || got["cleanup.policy"] != "delete" || got["max.message.bytes"] != "2000000" {
+		t.Fatalf("the dead letter topic has %d partitions and %s", n, got)
+	}
+
+	// A target that was deleted is made again, and then the marks speak.
+	if _, err := w.target.Admin(t).DeleteTopic(testContext(t), topic); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the target topic is gone", func() bool { n, _ := w.topicOn(w.target, topic); return n == 0 })
+	w.once(p, 1).mustLog(time.Second, "was deleted and recreated since")
+}
+
+// What the target's brokers refuse is a stop that says why, and how to do it by
+// hand.
+func TestCreateTopicsRefused(t *testing.T) {
+	t.Parallel() // topics of its own
+	w := newWorld(t)
+	topic := w.topic("refused")
+	w.create(w.source, topic, 1)
+	relay := w.once(pipeline{topics: topic, output: "create_topics: true\nreplication_factor: 5"}, 1)
+	relay.mustLog(time.Second, "the target refuses creating target topic")
+	relay.mustLog(time.Second, "INVALID_REPLICATION_FACTOR")
+	relay.mustLog(time.Second, "by hand: kafka-topics.sh --bootstrap-server")
+}
+
+// A source topic that grows while it is relayed has its target grow with it, and
+// what is in the new partitions arrives, from offset 0.
+func TestCreatePartitions(t *testing.T) {
+	t.Parallel() // topics of its own, and it waits
+	w := newWorld(t)
+	topic := w.both("grows", 1)
+	w.fill(topic, 100, 1, 100)
+	relay := w.run(pipeline{topics: topic, output: "create_partitions: true"})
+	w.awaitTarget(topic, 100, time.Minute)
+	w.grow(w.source, topic, 3)
+	w.fillFrom(topic, 100, 300, 3, 100)
+	w.awaitTarget(topic, 400, time.Minute)
+	relay.mustLog(time.Second, "Gave target topic "+topic+" partitions")
+	w.mustBeFaithful(topic)
+	relay.terminate(30 * time.Second)
+
+	w.grow(w.source, topic, 4) // while it is down
+	w.fillFrom(topic, 400, 4, 4, 100)
+	stopped := w.once(pipeline{topics: topic}, 1)
+	stopped.mustLog(time.Second, "has 3 partitions and needs 4; add them: kafka-topics.sh --bootstrap-server")
+	runTopicCommand(t, stopped.printedCommand())
+	w.once(pipeline{topics: topic}, 0)
+	w.mustBeExact(topic)
+}
