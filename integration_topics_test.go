@@ -146,3 +146,97 @@ func TestCreatePartitions(t *testing.T) {
 	w.once(pipeline{topics: topic}, 0)
 	w.mustBeExact(topic)
 }
+
+func (w *world) drop(c *kafkatest.Cluster, topic string) {
+	w.t.Helper()
+	if _, err := c.Admin(w.t).DeleteTopic(testContext(w.t), topic); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Topics that match are relayed under their own names, those too that appear
+// while the relay runs; the route of one that is deleted ends, and the others go
+// on. Listed ones go where the list says, and are not to be deleted.
+func TestRegexpTopics(t *testing.T) {
+	t.Parallel() // topics of its own, and it waits
+	w := newWorld(t)
+	a, b, c, listed := w.topic("re.a"), w.topic("re.b"), w.topic("re.c"), w.topic("re.listed")
+	other := w.topic("other")
+	for _, topic := range []string{a, b, listed, other, w.topic("re.progress"), w.topic("x.re.a")} {
+		w.create(w.source, topic, 2)
+		w.fill(topic, 100, 2, 100)
+	}
+	p := pipeline{
+		topics: `"` + listed + ":" + other + `"`,
+		input:  "regexp_topics_include: [ '" + w.name + `\.re\..*' ]` + "\nmetadata_max_age: 500ms\non_fatal: exit",
+		output: "create_topics: true",
+	}
+	yaml := strings.Replace(w.yaml(p), "progress_topic: "+w.topic("progress"), "progress_topic: "+w.topic("re.progress"), 1)
+	w.check(yaml).must(t, "ok", "target", "topic "+a, "create_topics")
+	relay := w.runYAML(yaml)
+	for _, topic := range []string{a, b, other} {
+		w.awaitTarget(topic, 100, time.Minute)
+	}
+	relay.mustLog(time.Second, "Relaying 2 source topics that regexp_topics_include matches: "+a+", "+b)
+	w.create(w.source, c, 3)
+	w.fill(c, 300, 3, 100)
+	w.awaitTarget(c, 300, time.Minute)
+	relay.mustLog(time.Second, "Source topic "+c+" has appeared")
+	w.mustBeFaithful(a, b, c)
+	for _, topic := range []string{listed, w.topic("x.re.a")} {
+		if n, _ := w.topicOn(w.target, topic); n != 0 {
+			t.Fatalf("%s was relayed under its own name", topic)
+		}
+	}
+	if out, errs, code := command(t, "verify", w.file(yaml)); code != 0 || !strings.Contains(out, c) {
+		t.Fatalf("verify: exit code %d: %s%s", code, out, errs)
+	}
+	if out, errs, code := command(t, "status", w.file(yaml)); code != 0 || !strings.Contains(out, c+"/2") {
+		t.Fatalf("status: exit code %d: %s%s", code, out, errs)
+	}
+
+	w.drop(w.source, b)
+	relay.mustLog(time.Minute, "Source topic "+b+", which regexp_topics_include matched, is gone from every source: its route ends")
+	w.fillFrom(c, 300, 300, 3, 100)
+	w.awaitTarget(c, 600, time.Minute)
+	w.mustBeFaithful(a, c)
+	relay.terminate(30 * time.Second)
+	again := w.runYAML(yaml) // the marks tell of b
+	again.mustLog(time.Minute, "Source topic "+b+", which regexp_topics_include matched, is gone from every source")
+	w.fillFrom(c, 600, 3, 3, 100)
+	w.awaitTarget(c, 603, time.Minute)
+
+	w.drop(w.source, listed)
+	if code := again.wait(time.Minute); code != 1 || !strings.Contains(again.logs(), "has no topic") {
+		t.Fatalf("a listed topic is gone: exit code %d", code)
+	}
+}
+
+// A matched topic that the source lacks and another one has is read there; gone
+// from both, its route ends.
+func TestRegexpTopicOnOneSource(t *testing.T) {
+	t.Parallel() // topics of its own, and it waits
+	p := newPool(t, 2)
+	a, b := p.all("re.a", 1), p.all("re.b", 1)
+	p.fillAll(a, 0, 100, 1, 100)
+	p.fillAll(b, 0, 100, 1, 100)
+	conf := p.config(pipeline{processors: "- kafka_failover_filter: { name: all, check: 'true' }", input: "regexp_topics_include: [ '" + p.name + `\.re\..*' ]` + "\nmetadata_max_age: 500ms"})
+	relay := p.run(conf)
+	p.awaitTarget(a, 100, time.Minute)
+	p.awaitTarget(b, 100, time.Minute)
+	relay.awaitMark(p.world, b, 0, 100)
+	p.drop(p.sources[0], b)
+	relay.mustLog(time.Minute, "Switched from source dc1 to dc2")
+	p.on(1).fillFrom(b, 100, 50, 1, 100)
+	p.awaitTarget(b, 150, time.Minute)
+	relay.terminate(30 * time.Second)
+
+	relay = p.run(conf) // dc1 is first in the list, and the marks tell of b
+	p.on(1).fillFrom(b, 150, 50, 1, 100)
+	p.awaitTarget(b, 200, time.Minute)
+	p.on(1).mustBeFaithful(b)
+	p.drop(p.sources[1], b)
+	relay.mustLog(time.Minute, "is gone from every source: its route ends")
+	p.fillAll(a, 100, 50, 1, 100)
+	p.awaitTarget(a, 150, time.Minute)
+}

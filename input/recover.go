@@ -169,8 +169,8 @@ func (r *resolver) one(ctx context.Context, ps *relay.PartStanding) (next int64,
 
 func (r *resolver) configured(ctx context.Context, tp position.TP) (int64, error) {
 	start := r.in.conf.start
-	if n, ok := r.in.partitions[tp.Topic]; ok && tp.Partition >= n {
-		return 0, nil // added while the relay ran
+	if n := r.in.partitions[tp.Topic]; r.in.partitions != nil && tp.Partition >= n {
+		return 0, nil // added, or its topic, while the relay ran
 	}
 	switch {
 	case start.latest:

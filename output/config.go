@@ -262,6 +262,8 @@ func (c config) check(acks string) error {
 		return fmt.Errorf("dead_letter_topic %q is not a topic name: letters, digits, '.', '_' and '-', at most 249", c.deadLetterTopic)
 	case c.deadLetterTopic == c.progressTopic:
 		return fmt.Errorf("dead_letter_topic is %q, which is the progress_topic: records there would be taken for marks", c.deadLetterTopic)
+	case c.replication == 0:
+		return errors.New("replication_factor is 0 and must be at least 1, or -1 for the broker's default")
 	case !topicPattern.MatchString(c.progressTopic):
 		return fmt.Errorf("progress_topic %q is not a topic name: letters, digits, '.', '_' and '-', at most 249", c.progressTopic)
 	}

@@ -207,7 +207,7 @@ func (o *Output) existingProgress(ctx context.Context, c *kafka.Cluster) (*progr
 }
 
 // Marks implements relay.Target.
-func (o *Output) Marks(ctx context.Context, routes []relay.Route) ([]relay.MarkedPart, error) {
+func (o *Output) Marks(ctx context.Context, s relay.Selection) ([]relay.MarkedPart, error) {
 	c, err := o.conf.conn.Admin()
 	if err != nil {
 		return nil, err
@@ -231,10 +231,8 @@ func (o *Output) Marks(ctx context.Context, routes []relay.Route) ([]relay.Marke
 	}
 	var out []relay.MarkedPart
 	for k, e := range marks {
-		for _, r := range routes {
-			if k.RelayID == id && k.Source.Topic == r.Source && k.Target == r.Target {
-				out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: e.Mark.Next})
-			}
+		if r, ok := s.Route(k.Source.Topic); ok && k.RelayID == id && k.Target == r.Target {
+			out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: e.Mark.Next})
 		}
 	}
 	slices.SortFunc(out, func(a, b relay.MarkedPart) int {

@@ -60,7 +60,7 @@ func (c *Cluster) Describe(ctx context.Context, topics ...string) (*Description,
 }
 
 func (c *Cluster) describe(ctx context.Context, topics []string) (*Description, error) {
-	resp, err := c.askAny(ctx, topics)
+	resp, err := c.askAny(ctx, func() *kmsg.MetadataRequest { return metadataRequest(topics) })
 	if err != nil {
 		return nil, c.unreachable(err)
 	}

@@ -22,9 +22,11 @@ type Target interface {
 	// or claiming anything: for a look from outside. The error says why the
 	// relay would not begin.
 	Preview(ctx context.Context, q Query) (*Preview, error)
-	// Marks are the marks on the target for these routes, for when no source can
-	// be asked how many partitions there are. It only reads.
-	Marks(ctx context.Context, routes []Route) ([]MarkedPart, error)
+	// Marks are the marks on the target for what is selected, for when no source
+	// can be asked how many partitions there are. It only reads.
+	Marks(ctx context.Context, s Selection) ([]MarkedPart, error)
+	// Own are topics that the output keeps for itself, such as the progress topic.
+	Own() []string
 	// Left tells whether the output has closed: another one takes its place.
 	Left() bool
 	// LastRecord returns the last record that a committed reader sees in a
