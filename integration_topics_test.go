@@ -2,6 +2,7 @@ package kafkafailover_test
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/kafkatest"
+	"github.com/kafka-failover/kafka-failover/internal/oracle"
 )
 
 // topicOn is how many partitions a topic has, 0 without it, and the settings
@@ -140,6 +142,8 @@ func TestCreatePartitions(t *testing.T) {
 
 	w.grow(w.source, topic, 4) // while it is down
 	w.fillFrom(topic, 400, 4, 4, 100)
+	w.check(w.yaml(pipeline{topics: topic, output: "create_partitions: true"})).
+		must(t, "ok", "target", "has 3 partitions; create_partitions: the relay gives it 4 at its start")
 	stopped := w.once(pipeline{topics: topic}, 1)
 	stopped.mustLog(time.Second, "has 3 partitions and needs 4; add them: kafka-topics.sh --bootstrap-server")
 	runTopicCommand(t, stopped.printedCommand())
@@ -201,10 +205,16 @@ func TestRegexpTopics(t *testing.T) {
 	w.awaitTarget(c, 600, time.Minute)
 	w.mustBeFaithful(a, c)
 	relay.terminate(30 * time.Second)
-	again := w.runYAML(yaml) // the marks tell of b
-	again.mustLog(time.Minute, "Source topic "+b+", which regexp_topics_include matched, is gone from every source")
-	w.fillFrom(c, 600, 3, 3, 100)
-	w.awaitTarget(c, 603, time.Minute)
+	// Again, exactly once; the marks tell of b.
+	again := w.runYAML(strings.Replace(yaml, "create_topics: true", "create_topics: true\n    delivery: exactly_once", 1))
+	again.mustLog(time.Minute, "1 source topics that were relayed before are on no source that answers, and are not waited for: "+b)
+	d := w.topic("re.d")
+	w.create(w.source, d, 2)
+	w.fill(d, 200, 2, 100)
+	eventually(t, time.Minute, d+" is there", func() bool {
+		n, _ := w.topicOn(w.target, d)
+		return n > 0 && w.compare(oracle.Options{Topics: same(d)}).Exact()
+	})
 
 	w.drop(w.source, listed)
 	if code := again.wait(time.Minute); code != 1 || !strings.Contains(again.logs(), "has no topic") {
@@ -239,4 +249,17 @@ func TestRegexpTopicOnOneSource(t *testing.T) {
 	relay.mustLog(time.Minute, "is gone from every source: its route ends")
 	p.fillAll(a, 100, 50, 1, 100)
 	p.awaitTarget(a, 150, time.Minute)
+}
+
+// The page on topics names each setting that a copy takes over.
+func TestDocsMirroredSettings(t *testing.T) {
+	page, err := os.ReadFile("docs/topics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range kafka.Mirrored() {
+		if !strings.Contains(string(page), "`"+name+"`") {
+			t.Errorf("docs/topics.md does not name %s", name)
+		}
+	}
 }

@@ -91,11 +91,10 @@ func (in *Input) Status(ctx context.Context, target relay.Target) *Status {
 			defer s.close()
 		}
 	}
-	if errors.Is(err, errNoMatch) { // there is nothing to say of partitions
-		l.status.Target = err.Error()
-		return l.status
+	var st *relay.Standing
+	if !errors.Is(err, errNoMatch) {
+		st, err = l.standing(ctx, target)
 	}
-	st, err := l.standing(ctx, target)
 	if err != nil {
 		l.status.Target = err.Error()
 	}

@@ -60,7 +60,7 @@ func (in *Input) relayed() config {
 // selected is the configuration with the routes of what is to be read on source
 // i: those of the generation, if there is one, else what is found there.
 func (in *Input) selected(ctx context.Context, i int) (config, error) {
-	if len(in.conf.patterns) == 0 || in.gen != nil {
+	if len(in.conf.patterns) == 0 || in.gen != nil || in.stopAt != nil { // which says what there is to relay
 		return in.relayed(), nil
 	}
 	target, err := in.hub.Target(ctx, in.res, in.conf.relay)
@@ -72,7 +72,7 @@ func (in *Input) selected(ctx context.Context, i int) (config, error) {
 	if err != nil {
 		return in.conf, err
 	}
-	routes, gone, err := in.conf.find(ctx, in.selection, in.pool.Conn(i), before)
+	routes, gone, err := in.conf.find(ctx, in.selection, in.pool.Conn(i), before, in.routes != nil)
 	if err != nil {
 		return in.conf, askError{err}
 	}
@@ -92,7 +92,7 @@ func (in *Input) matchedBefore(ctx context.Context, target relay.Target) ([]stri
 	if in.routes != nil {
 		return matchedOf(in.selection, in.routes), nil
 	}
-	return markedBefore(ctx, target, in.selection)
+	return in.conf.markedBefore(ctx, target, in.selection)
 }
 
 func matchedOf(s relay.Selection, routes []relay.Route) []string {
@@ -105,7 +105,10 @@ func matchedOf(s relay.Selection, routes []relay.Route) []string {
 	return out
 }
 
-func markedBefore(ctx context.Context, target relay.Target, s relay.Selection) ([]string, error) {
+func (c config) markedBefore(ctx context.Context, target relay.Target, s relay.Selection) ([]string, error) {
+	if c.resume == position.ResumeWatermark { // there are none
+		return nil, nil
+	}
 	marks, err := target.Marks(ctx, s)
 	var out []string
 	for _, m := range marks {
@@ -118,23 +121,27 @@ func markedBefore(ctx context.Context, target relay.Target, s relay.Selection) (
 
 // find returns the routes of what is relayed as the source at conn has it. A
 // topic that was relayed before and is not there keeps its route if another
-// source has it: then this source lacks it. gone are the others.
-func (c config) find(ctx context.Context, s relay.Selection, conn kafka.Conn, before []string) (routes []relay.Route, gone []string, err error) {
+// source has it, or might have it where that is to be waited for: then this source
+// lacks it. gone are the others.
+func (c config) find(ctx context.Context, s relay.Selection, conn kafka.Conn, before []string, wait bool) (routes []relay.Route, gone []string, err error) {
 	topics, err := listTopics(ctx, conn)
 	if err != nil {
 		return nil, nil, err
 	}
 	routes = s.Routes(topics, before)
-	gone = lacking(routes, before)
-	if len(gone) == 0 {
+	lacks := lacking(routes, before)
+	if len(lacks) == 0 {
 		return routes, nil, nil
 	}
-	elsewhere, _ := c.elsewhere(ctx, conn.Name)
-	gone = slices.DeleteFunc(gone, func(name string) bool { return !elsewhere[name] })
-	for _, name := range gone {
-		routes = append(routes, relay.Route{Source: name, Target: name})
+	elsewhere, all := c.elsewhere(ctx, conn.Name)
+	for _, name := range lacks {
+		if elsewhere[name] || (wait && !all) {
+			routes = append(routes, relay.Route{Source: name, Target: name})
+		} else {
+			gone = append(gone, name)
+		}
 	}
-	return routes, lacking(routes, before), nil
+	return routes, gone, nil
 }
 
 // lacking are those of the topics that no route begins at.
@@ -185,14 +192,17 @@ func (in *Input) noteRoutes(routes []relay.Route, gone []string) {
 	now := matchedOf(in.selection, routes)
 	if in.routes == nil {
 		in.log.Infof("Relaying %d source topics that regexp_topics_include matches: %s", len(now), listed(now))
+		if len(gone) > 0 {
+			in.log.Infof("%d source topics that were relayed before are on no source that answers, and are not waited for: %s", len(gone), listed(gone))
+		}
 	} else {
 		for _, name := range now {
 			if !slices.Contains(had, name) {
 				in.log.With("topic", name).Infof("Source topic %s has appeared and matches regexp_topics_include: it is relayed from offset 0", name)
 			}
 		}
+		in.noteGone(gone)
 	}
-	in.noteGone(gone)
 	in.routes = routes
 	in.pool.SetTopics(in.relayed().topicNames())
 }
@@ -211,8 +221,8 @@ func (in *Input) gone(ctx context.Context) error {
 		return in.hopeless()
 	}
 	there, all := in.conf.elsewhere(ctx, "")
-	if !all {
-		return in.noSource()
+	if !all { // one may have it; Connect is to rest before it asks again
+		return errors.New(in.noSource().Error())
 	}
 	var lost []string
 	for _, r := range in.routes {
@@ -260,11 +270,11 @@ func (in *Input) Routes(ctx context.Context, target relay.Target) ([]relay.Route
 		return in.conf.routes, nil
 	}
 	s := in.conf.selection(target)
-	before, markErr := markedBefore(ctx, target, s) // what is the matter with the target is found elsewhere too
+	before, markErr := in.conf.markedBefore(ctx, target, s) // what is the matter with the target is found elsewhere too
 	var errs []error
 	for _, conn := range in.conf.sources {
 		ctx, cancel := context.WithTimeout(ctx, in.conf.lookTimeout())
-		routes, _, err := in.conf.find(ctx, s, conn, before)
+		routes, _, err := in.conf.find(ctx, s, conn, before, false)
 		cancel()
 		switch {
 		case err != nil:

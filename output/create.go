@@ -16,13 +16,13 @@ import (
 // demand is what a target topic must be to take what it is sent.
 type demand struct {
 	topic string
-	// called is how messages call it; name how its field does.
+	// called is how messages call it.
 	called string
 	// partitions is the least it must have, created how many it is created with.
 	partitions, created int32
 	settings            kafka.Settings
-	// policies are the different values of cleanup.policy that its source topics
-	// have, the names of the topics before them, if no single one fits.
+	// policies are the values of cleanup.policy that its source topics have, where
+	// they differ and no single one fits.
 	policies []string
 }
 
@@ -173,7 +173,7 @@ func (b *bearing) demands(ctx context.Context) ([]demand, error) {
 		return ds, nil
 	}
 	settings, err := b.query.Settings(ctx)
-	if err != nil {
+	if err != nil && b.out.conf.createTopics {
 		return nil, err
 	}
 	return demands(b.query.Topics, settings, deadLetters), nil
