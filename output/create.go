@@ -104,8 +104,7 @@ func (d *demand) join(source string, o demand) {
 func larger(a, b string) string {
 	x, err1 := strconv.ParseFloat(a, 64)
 	y, err2 := strconv.ParseFloat(b, 64)
-	switch {
-	case a == "" || (err1 == nil && err2 == nil && x >= 0 && (y < 0 || y > x)):
+	if a == "" || (err1 == nil && err2 == nil && x >= 0 && (y < 0 || y > x)) {
 		return b
 	}
 	return a
