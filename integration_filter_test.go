@@ -99,16 +99,17 @@ func TestFilteredIsCounted(t *testing.T) {
 	for name, c := range map[string]struct {
 		processors string
 		want       map[string]float64
+		relayed    float64
 	}{
 		"filters": {`
 - kafka_failover_filter: { name: even, check: this.n % 2 == 0 }
-- kafka_failover_filter: { name: late, check: this.n >= 500 }`, map[string]float64{"even": 500, "late": 250, "pipeline": -1}},
+- kafka_failover_filter: { name: late, check: this.n >= 500 }`, map[string]float64{"even": 500, "late": 250, "pipeline": 0}, 250},
 		"with others": {`
 - kafka_failover_filter: { name: even, check: meta("n").number() % 2 == 0 }
-- mapping: root = if this.n < 500 { deleted() }`, map[string]float64{"even": 500, "pipeline": 250}},
+- mapping: root = if this.n < 500 { deleted() }`, map[string]float64{"even": 500, "pipeline": 250}, 250},
 		"everything": {`
 - mapping: root = if this.n < 500 { deleted() }
-- kafka_failover_filter: { name: none, check: "false" }`, map[string]float64{"none": 500, "pipeline": 500}},
+- kafka_failover_filter: { name: none, check: "false" }`, map[string]float64{"none": 500, "pipeline": 500}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -121,6 +122,9 @@ func TestFilteredIsCounted(t *testing.T) {
 				if got := relay.metric("kafka_relay_messages_filtered_total", fmt.Sprintf("filter=%q", filter)); got != n {
 					t.Errorf("%s: %v, want %v", filter, got, n)
 				}
+			}
+			if got := relay.metric("kafka_relay_messages_relayed_total"); got != c.relayed {
+				t.Errorf("%v are counted as relayed, want %v", got, c.relayed)
 			}
 			relay.terminate(30 * time.Second)
 			rep := w.compare(oracle.Options{Topics: same(topic), Expect: func(r *kgo.Record) *kgo.Record {

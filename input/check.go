@@ -112,7 +112,7 @@ func (c *check) look(ctx context.Context, i int, k *checked) {
 		cluster.Close()
 		return
 	}
-	k.report.Add(preflight.OK, k.name, "connection", "%s, cluster ID %s", conn.Security(), s.desc.ClusterID)
+	k.report.AddConnection(k.name, conn, s.desc.ClusterID)
 	c.topics(ctx, s, k)
 	if !k.report.Failed() {
 		if err := s.look(ctx, c.in.conf); err != nil {

@@ -33,6 +33,7 @@ func (in *Input) startPool() error {
 		return err
 	}
 	in.pool = m
+	in.startGauges(m)
 	return nil
 }
 

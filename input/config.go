@@ -72,14 +72,7 @@ Each batch holds records of many partitions in the order of reading; the kafka_f
 
 With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kafka_partition, kafka_offset, kafka_timestamp_ms, kafka_tombstone_message, kafka_source and the record's headers. Key and headers of a record reach the target byte for byte unless the pipeline changes the metadata of that name.`).
 		Fields(
-			service.NewObjectListField(fieldSources,
-				service.NewStringField(fieldName).
-					Description("What this source is called in logs and metrics; unique."),
-				service.NewStringListField(fieldSeedBrokers).
-					Description("Brokers of this cluster to connect to first; never those of two clusters. An item may hold several, separated by commas. Kafka: bootstrap.servers."),
-				service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
-					Description("How the relay names itself to brokers. Kafka: client.id."),
-			).Description("Source clusters that hold the same records at the same offsets. One of them is read at a time, see `initial_source` and `health`."),
+			service.NewObjectListField(fieldSources, sourceFields()...).Description("Source clusters that hold the same records at the same offsets. One of them is read at a time, see `initial_source` and `health`."),
 			service.NewStringListField(fieldTopics).Default([]any{}).
 				Description("Routes, each `source[:target[:partition|auto]]`. `orders` keeps name and partitions; `payments:copy` changes the name; `audit:all:0` writes every partition into partition 0; `clicks:clicks:auto` chooses the partition from the key as Kafka's default partitioner does (murmur2)."),
 			service.NewStringListField(fieldPatterns).Default([]any{}).
@@ -140,6 +133,17 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 				Description("Most bytes of a batch, keys, values and headers counted; a single larger record is a batch of its own. Times the output's `max_in_flight` it is the window."),
 		).
 		LintRule(lintRule)
+}
+
+func sourceFields() []*service.ConfigField {
+	return append([]*service.ConfigField{
+		service.NewStringField(fieldName).
+			Description("What this source is called in logs and metrics; unique."),
+		service.NewStringListField(fieldSeedBrokers).
+			Description("Brokers of this cluster to connect to first; never those of two clusters. An item may hold several, separated by commas. Kafka: bootstrap.servers."),
+		service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
+			Description("How the relay names itself to brokers. Kafka: client.id."),
+	}, kafka.SecurityFields()...)
 }
 
 // lintRule says what lint can see without building the input; parse, which
@@ -296,7 +300,7 @@ func parseSources(p *service.ParsedConfig, shared *kafka.Fields, logger *service
 	for _, item := range list {
 		r := kafka.NewFields(item)
 		c := kafka.Conn{
-			Name: r.String(fieldName), SeedBrokers: r.Brokers(fieldSeedBrokers), ClientID: r.String(fieldClientID),
+			Name: r.String(fieldName), SeedBrokers: r.Brokers(fieldSeedBrokers), ClientID: r.String(fieldClientID), Security: r.Security(),
 			MetadataMaxAge: maxAge, ConnIdleTimeout: idle, Logger: logger,
 		}
 		switch {

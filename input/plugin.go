@@ -67,6 +67,7 @@ type Input struct {
 	selection relay.Selection
 	// closing are readers that were left and have not closed yet.
 	closing sync.WaitGroup
+	gauges  gauges
 }
 
 // New builds the input. It opens nothing: Benthos builds inputs that it never
@@ -91,6 +92,7 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Input, error) {
 // logs it and makes /ready answer 503 with it, and otherwise works until it is
 // ready or ctx ends.
 func (in *Input) Connect(ctx context.Context) error {
+	in.ready(false)
 	for {
 		if err := in.final(ctx); err != nil {
 			return err
@@ -98,6 +100,7 @@ func (in *Input) Connect(ctx context.Context) error {
 		err := in.connect(ctx)
 		if err == nil {
 			in.said, in.fails = "", 0
+			in.ready(true)
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -112,6 +115,13 @@ func (in *Input) Connect(ctx context.Context) error {
 		if err := in.rest(ctx, err); err != nil {
 			return err
 		}
+	}
+}
+
+// ready shows readiness, unless a later input shows its own.
+func (in *Input) ready(is bool) {
+	if !in.seat.Superseded() {
+		in.metrics.Ready(is)
 	}
 }
 
@@ -364,6 +374,7 @@ func (in *Input) stop() {
 		in.reader = nil
 	}
 	in.closing.Wait()
+	in.gauges.stop()
 	if in.pool != nil {
 		in.pool.Close()
 		in.pool = nil
@@ -372,6 +383,7 @@ func (in *Input) stop() {
 
 // Close ends reading. What is under way in the pipeline was waited for before.
 func (in *Input) Close(context.Context) error {
+	in.ready(false)
 	in.stop()
 	in.seat.Leave()
 	return nil

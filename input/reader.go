@@ -295,6 +295,7 @@ func (r *reader) poll(ctx context.Context) error {
 // explain turns a fetch error into what it means. Whatever it is, reading
 // begins anew behind it: what was polled with it is not used.
 func (r *reader) explain(tp position.TP, err error) error {
+	r.in.poolMetrics.FetchFailed(r.source.name, errors.Is(err, kgo.ErrClientClosed))
 	var loss *kgo.ErrDataLoss
 	if errors.As(err, &loss) { // the client would go on at the truncated end
 		err := fmt.Errorf("source %s lost records: partition %s was read to offset %d and its log was then truncated to %d (unclean leader election)", r.source.name, tp, loss.ConsumedTo, loss.ResetTo)
@@ -304,7 +305,7 @@ func (r *reader) explain(tp position.TP, err error) error {
 	if errors.Is(err, kerr.OffsetOutOfRange) {
 		return fmt.Errorf("source %s: the position in %s lies outside the log", r.source.name, tp)
 	}
-	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, err)
+	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, r.source.conn.Explain(err))
 }
 
 // recheck examines a partition whose records' leader epoch rises: a new leader may
@@ -387,7 +388,7 @@ func (r *reader) draft() *draft {
 			if r.beyond(part, rec.Offset) {
 				part = -1
 			} else {
-				d.spans = append(d.spans, relay.Span{Part: part})
+				d.spans = append(d.spans, relay.Span{Part: part, First: rec.Timestamp})
 				d.counts = append(d.counts, 0)
 			}
 		}
@@ -416,7 +417,8 @@ func (r *reader) beyond(part int, offset int64) bool {
 
 // sample notes the fingerprint of a span's last record.
 func (d *draft) sample(rec *kgo.Record) {
-	d.spans[len(d.spans)-1].Pair = position.Pair{Offset: rec.Offset, Fingerprint: record.Fingerprint(rec)}
+	s := &d.spans[len(d.spans)-1]
+	s.Pair, s.Last = position.Pair{Offset: rec.Offset, Fingerprint: record.Fingerprint(rec)}, rec.Timestamp
 }
 
 func sizeOf(r *kgo.Record) int {
@@ -438,6 +440,7 @@ func (r *reader) commit(d *draft) {
 	if d.loops > 0 {
 		r.in.metrics.Loops(int64(d.loops))
 	}
+	r.in.poolMetrics.Read(r.source.name, int64(d.used))
 }
 
 func (r *reader) messages(t *relay.Ticket, d *draft) service.MessageBatch {

@@ -68,6 +68,11 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	}
 	in.lose(s, claims, gaps)
 	in.gen, in.reader, in.began = gen, reader, time.Now()
+	in.gauges.follow(gen)
+	in.metrics.Window(0, gen.WindowBytes())
+	for _, c := range claims { // shown before the first loss
+		in.metrics.Lost(c.tp.Topic, c.tp.Partition, 0)
+	}
 	return nil
 }
 

@@ -183,7 +183,7 @@ func listTopics(ctx context.Context, conn kafka.Conn) ([]kafka.ListedTopic, erro
 	return c.ListTopics(ctx)
 }
 
-// noteRoutes takes the routes over, has their topics probed, and says what is new.
+// noteRoutes takes the routes over and says what is new.
 func (in *Input) noteRoutes(routes []relay.Route, gone []string) {
 	var had []string
 	for _, r := range in.routes {
@@ -203,8 +203,21 @@ func (in *Input) noteRoutes(routes []relay.Route, gone []string) {
 		}
 		in.noteGone(gone)
 	}
+	in.take(routes, gone)
+}
+
+// take goes over to other routes. What was shown of topics that are gone is
+// nothing from now on.
+func (in *Input) take(routes []relay.Route, gone []string) {
 	in.routes = routes
 	in.pool.SetTopics(in.relayed().topicNames())
+	if f := in.gauges.followed.Load(); f != nil {
+		for i, p := range f.gen.Parts {
+			if slices.Contains(gone, p.Source.Topic) {
+				in.metrics.Behind(f.paths[i], 0, 0)
+			}
+		}
+	}
 }
 
 func (in *Input) noteGone(topics []string) {
@@ -234,8 +247,7 @@ func (in *Input) gone(ctx context.Context) error {
 		return in.hopeless()
 	}
 	in.noteGone(lost)
-	in.routes = slices.DeleteFunc(slices.Clone(in.routes), func(r relay.Route) bool { return slices.Contains(lost, r.Source) })
-	in.pool.SetTopics(in.relayed().topicNames())
+	in.take(slices.DeleteFunc(slices.Clone(in.routes), func(r relay.Route) bool { return slices.Contains(lost, r.Source) }), lost)
 	return fmt.Errorf("%w: %s", errGone, strings.Join(lost, ", "))
 }
 

@@ -21,7 +21,8 @@ type prepared struct {
 	sources []*record.Source // of each record
 	touch   []int32          // of each record: index into touches
 	touches []relay.Touch
-	places  []place // of each record, where they are routed by content
+	targets []position.TP // of each touch: the target partition
+	places  []place       // of each record, where they are routed by content
 	// first holds, per span, the index of the record whose predecessor is in
 	// an earlier batch, -1 if the span has none; last its last source offset.
 	first []int
@@ -267,9 +268,9 @@ func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, h
 			hs, r.Headers = appendOwn(hs, r.Headers, kgo.RecordHeader{Key: s.gen.OriginHeader, Value: value})
 		}
 		if p.places != nil {
-			p.touch[i] = touches.of(src.Span, p.places[i].to(r))
+			p.touch[i] = touches.of(src.Span, p.places[i].to(r), r)
 		} else {
-			p.touch[i] = touches.of(src.Span, s.byRoute(r, part, src))
+			p.touch[i] = touches.of(src.Span, s.byRoute(r, part, src), r)
 		}
 	}
 	for span, i := range p.first {
@@ -287,16 +288,25 @@ func appendOwn(all, own []kgo.RecordHeader, h kgo.RecordHeader) ([]kgo.RecordHea
 	return all, all[len(all)-n-1 : len(all) : len(all)]
 }
 
-// touchIndex finds the index of a (span, slot) pair, the last one at once.
+// touchIndex finds the index of a span and a target partition, the last one at
+// once.
 type touchIndex struct {
 	p    *prepared
 	last int32
-	more map[relay.Touch]int32
+	more map[touchKey]int32
 }
 
-func (x *touchIndex) of(span, slot int) int32 {
-	t := relay.Touch{Span: span, Slot: slot}
-	if ts := x.p.touches; len(ts) > 0 && ts[x.last] == t {
+// touchKey tells touches apart. Only partitions without a slot are known by name.
+type touchKey struct {
+	relay.Touch
+	elsewhere position.TP
+}
+
+func (x *touchIndex) of(span, slot int, r *kgo.Record) int32 {
+	t := touchKey{Touch: relay.Touch{Span: span, Slot: slot}}
+	if slot < 0 {
+		t.elsewhere = position.TP{Topic: r.Topic, Partition: r.Partition}
+	} else if ts := x.p.touches; len(ts) > 0 && ts[x.last] == t.Touch {
 		return x.last
 	}
 	if i, ok := x.more[t]; ok {
@@ -304,11 +314,12 @@ func (x *touchIndex) of(span, slot int) int32 {
 		return i
 	}
 	if x.more == nil {
-		x.more = map[relay.Touch]int32{}
+		x.more = map[touchKey]int32{}
 	}
 	x.last = int32(len(x.p.touches))
 	x.more[t] = x.last
-	x.p.touches = append(x.p.touches, t)
+	x.p.touches = append(x.p.touches, t.Touch)
+	x.p.targets = append(x.p.targets, position.TP{Topic: r.Topic, Partition: r.Partition})
 	return x.last
 }
 

@@ -59,7 +59,9 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 		Fields(
 			service.NewStringListField(fieldSeedBrokers).
 				Description("Brokers of the target cluster to connect to first. An item may hold several, separated by commas. Kafka: bootstrap.servers.").
-				Example([]string{"target-a:9092", "target-b:9092"}),
+				Example([]string{"target-a:9092", "target-b:9092"})).
+		Fields(kafka.SecurityFields()...).
+		Fields(
 			service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
 				Description("How the relay names itself to brokers. Kafka: client.id."),
 			service.NewStringField(fieldRelay).Default("").Advanced().
@@ -196,6 +198,7 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 			ClientID:        r.String(fieldClientID),
 			MetadataMaxAge:  r.Duration(fieldMetadataMaxAge, 10*time.Millisecond),
 			ConnIdleTimeout: r.Duration(fieldConnIdleTimeout, time.Second),
+			Security:        r.Security(),
 			Logger:          logger,
 		},
 		producer: kafka.Producer{

@@ -75,8 +75,10 @@ func (s *session) deadLetters(ctx context.Context, dead []*badMessage) error {
 		letters[i] = s.letter(bad, topic, partitions)
 	}
 	if err := s.produceAll(ctx, letters); liesInRecord(err) {
+		s.out.countRefused(err)
 		return s.noLetters(dead[0], err)
 	} else if err != nil {
+		s.out.countRefused(err)
 		return fmt.Errorf("writing to dead_letter_topic %q: %w", topic, err)
 	}
 	for _, bad := range dead {

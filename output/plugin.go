@@ -62,6 +62,7 @@ type Output struct {
 	// content are the IDs of topics that records were sent to by content.
 	content sync.Map
 	named   time.Time
+	pulse   pulse
 }
 
 type found struct {
@@ -91,6 +92,7 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Output, error) {
 		conf: conf, log: res.Logger(), instance: hex.EncodeToString(id),
 		name: "output " + componentName(res), metrics: metrics.NewOutput(res.Metrics()),
 	}
+	o.conf.conn.Events = o.events()
 	o.seats = append(o.seats, relay.Join(res, conf.relay).AnnounceOutput(o, o.weak()))
 	if label := res.Label(); label != "" && conf.relay == "" {
 		// An output resource is found by its label.
@@ -209,6 +211,7 @@ func (o *Output) Close(ctx context.Context) error {
 		cluster.Close()
 	}
 	o.plain.close()
+	o.pulse.stop(o.metrics)
 	return nil
 }
 
@@ -221,6 +224,7 @@ func (o *Output) admin() (*kafka.Cluster, error) {
 	if o.cluster == nil {
 		c, err := o.conf.conn.Admin()
 		if err != nil {
+			o.metrics.NoClient()
 			return nil, err
 		}
 		o.cluster = c

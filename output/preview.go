@@ -55,8 +55,7 @@ func (p *preview) introduce(ctx context.Context) (err error) {
 	if err := p.describe(ctx); err != nil {
 		return err
 	}
-	conn := p.out.conf.conn
-	p.Found.Add(preflight.OK, preflight.OnTarget, "connection", "%s, cluster ID %s", conn.Security(), p.desc.ClusterID)
+	p.Found.AddConnection(preflight.OnTarget, p.out.conf.conn, p.desc.ClusterID)
 	if !p.query.MarksOnly {
 		names := p.topics()
 		if t := p.out.conf.deadLetterTopic; t != "" {

@@ -22,6 +22,7 @@ import (
 // Stand implements relay.Target: it ends the last generation's producer, and
 // gathers for every source partition what the target holds of it.
 func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, error) {
+	o.pulse.start(o.metrics)
 	o.mu.Lock()
 	old := o.session
 	if o.found != nil {

@@ -111,7 +111,7 @@ func (t Topic) Missing() bool {
 }
 
 func (c *Cluster) unreachable(err error) error {
-	return fmt.Errorf("%s (%s) cannot be reached: %w", c.Conn.Name, strings.Join(c.Conn.SeedBrokers, ","), err)
+	return fmt.Errorf("%s (%s) cannot be reached: %w", c.Conn.Name, strings.Join(c.Conn.SeedBrokers, ","), c.Conn.explain(err, c.Conn.offered))
 }
 
 // Bound is one end of a log.

@@ -76,6 +76,7 @@ func NewMonitor(conf Config) *Monitor {
 func (m *Monitor) Start() error {
 	m.began = time.Now()
 	for i, c := range m.conf.Sources {
+		m.conf.Metrics.Begin(c.Name, stateNames[:]...)
 		c.Events = &kafka.Events{Connected: m.connected(i), Failed: m.connectionFailed(i), Lost: func() { m.Alarm(i) }}
 		p, err := c.Prober(3 * m.conf.Timeout)
 		if err != nil {
@@ -216,7 +217,7 @@ func (m *Monitor) probe(ctx context.Context, i int, patience time.Duration) (ans
 	if err == nil {
 		m.seen[i] = d
 		m.note(m.pool.Good(i, at, ends))
-		m.conf.Metrics.Weight(m.conf.Sources[i].Name, Ends(ends).Sum())
+		m.conf.Metrics.Ends(m.conf.Sources[i].Name, Ends(ends).Sum(), m.pool.sources[i].lag)
 	} else {
 		m.note(m.pool.Bad(i, at, err, errors.As(err, &missing)))
 	}
@@ -240,7 +241,7 @@ func (m *Monitor) note(c *Change) {
 	if c == nil {
 		return
 	}
-	m.conf.Metrics.Changed(c.Name, c.To.String())
+	m.conf.Metrics.Changed(c.Name, c.From.String(), c.To.String())
 	log := m.conf.Log.With("source", c.Name, "from", c.From.String(), "to", c.To.String())
 	switch {
 	case c.To == Diverged:
@@ -319,6 +320,17 @@ func (m *Monitor) Reading(i int) {
 	for j, c := range m.conf.Sources {
 		m.conf.Metrics.Active(c.Name, i == j)
 	}
+}
+
+// ActiveEnds are the end offsets, at its last good probe, of the source that is
+// read or was read last; nil before the first.
+func (m *Monitor) ActiveEnds() Ends {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pool.active < 0 {
+		return nil
+	}
+	return m.pool.sources[m.pool.active].ends
 }
 
 // LosingLeast is the source to go on with if all have lost records; see Pool.
