@@ -62,6 +62,10 @@ type Input struct {
 	refused, refusedBy int
 	// partitions is how many each source topic had when it was first relayed.
 	partitions map[string]int32
+	// routes are what is relayed, and selection how it was found, where
+	// regexp_topics_include is set; nil before the first look.
+	routes    []relay.Route
+	selection relay.Selection
 	// closing are readers that were left and have not closed yet.
 	closing sync.WaitGroup
 	gauges  gauges
@@ -251,7 +255,11 @@ func (in *Input) connect(ctx context.Context) error {
 			return err
 		}
 	}
-	return in.onSource(ctx, in.begin)
+	err := in.onSource(ctx, in.begin)
+	if errors.Is(err, errGone) {
+		return in.connect(ctx)
+	}
+	return err
 }
 
 // goOn reads on within the generation: nothing written was lost, but the
@@ -272,7 +280,7 @@ func (in *Input) goOn(ctx context.Context) error {
 		return nil
 	}
 	in.leave()
-	if errors.Is(in.cause, errGrown) {
+	if regroups(in.cause) {
 		if _, err := in.retire(ctx); err != nil {
 			return err
 		}
@@ -281,7 +289,12 @@ func (in *Input) goOn(ctx context.Context) error {
 	if err := in.pauseBetweenEnds(ctx); err != nil {
 		return err
 	}
-	return in.onSource(ctx, in.resume)
+	err := in.onSource(ctx, in.resume)
+	if errors.Is(err, errGone) {
+		in.cause = err
+		return in.connect(ctx)
+	}
+	return err
 }
 
 // windDown ends a broken generation: reading stops, and everything under way

@@ -37,6 +37,8 @@ type reader struct {
 	at     []atomic.Int64
 	index  map[string][]int // topic -> partition -> part
 	stopAt []int64          // per part, nil without stop_at_end
+	// selection is what else is to be read once it appears.
+	selection relay.Selection
 	// glanced is where the survey's next glances begin.
 	glanced int
 	// epochs are the leader epochs under which each part was last examined. A
@@ -62,7 +64,7 @@ type reader struct {
 
 func newReader(in *Input, gen *relay.Generation, s *source, next []int64) (*reader, error) {
 	r := &reader{
-		in: in, gen: gen, source: s, began: time.Now(),
+		in: in, gen: gen, source: s, began: time.Now(), selection: in.selection,
 		at: make([]atomic.Int64, len(next)), epochs: make([]int32, len(next)), index: map[string][]int{},
 	}
 	offsets := map[string]map[int32]kgo.Offset{}
@@ -93,6 +95,9 @@ func newReader(in *Input, gen *relay.Generation, s *source, next []int64) (*read
 	r.cancel = cancel
 	r.wg.Go(func() { r.survey(ctx) })
 	r.wg.Go(func() { r.heed(ctx) })
+	if len(in.selection.Patterns) > 0 && in.stopAt == nil {
+		r.wg.Go(func() { r.lookForTopics(ctx) })
+	}
 	r.follow = func() { r.wg.Go(func() { r.attend(ctx) }) }
 	return r, nil
 }
@@ -312,7 +317,7 @@ func (r *reader) recheck(ctx context.Context, rec *kgo.Record) error {
 	gctx, done := r.in.pool.Guard(ctx, r.source.index)
 	defer done()
 	s := *r.source
-	err := s.look(gctx, r.in.conf)
+	err := s.look(gctx, r.in.relayed())
 	if err == nil { // where records are read on is the client's business: only what lies before counts
 		_, err = r.in.fit(gctx, &s, []claim{{tp: tp, next: max(r.at[part].Load(), s.starts[tp]), pairs: r.gen.Samples(part)}}, false)
 	}

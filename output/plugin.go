@@ -159,6 +159,9 @@ func (o *Output) WriteBatch(ctx context.Context, batch service.MessageBatch) err
 	return nil
 }
 
+// Own implements relay.Target.
+func (o *Output) Own() []string { return []string{o.conf.progressTopic, o.conf.deadLetterTopic} }
+
 // Left implements relay.Target.
 func (o *Output) Left() bool {
 	o.mu.Lock()

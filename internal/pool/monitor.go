@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ type Monitor struct {
 	seen    []*kafka.Description // by source, of the last good probe
 	reports []int                // by source: probes that have ended
 	changed chan struct{}        // closed and replaced at each report
+	edition int                  // of conf.Topics
 }
 
 // NewMonitor makes a monitor; nothing is connected before Start.
@@ -115,6 +117,23 @@ func (m *Monitor) Conn(i int) kafka.Conn {
 		Lost:      func() { m.Alarm(i) },
 	}
 	return c
+}
+
+// SetTopics has other topics probed from now on, at once.
+func (m *Monitor) SetTopics(topics []string) {
+	m.mu.Lock()
+	changed := !slices.Equal(m.conf.Topics, topics)
+	if changed {
+		m.conf.Topics = topics
+		m.edition++
+		m.pool.Keep(topics)
+	}
+	m.mu.Unlock()
+	if changed {
+		for i := range m.alarms {
+			m.Alarm(i)
+		}
+	}
 }
 
 func (m *Monitor) connected(i int) func() {
@@ -177,7 +196,10 @@ func (m *Monitor) probe(ctx context.Context, i int, patience time.Duration) (ans
 	at := time.Since(m.began)
 	pctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	d, ends, err := m.probers[i].Look(pctx, m.conf.End, m.conf.Topics...)
+	m.mu.Lock()
+	topics, edition := m.conf.Topics, m.edition
+	m.mu.Unlock()
+	d, ends, err := m.probers[i].Look(pctx, m.conf.End, topics...)
 	if ctx.Err() != nil {
 		return false, true
 	}
@@ -187,6 +209,9 @@ func (m *Monitor) probe(ctx context.Context, i int, patience time.Duration) (ans
 	missing := (*kafka.MissingTopicError)(nil)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if edition != m.edition { // it tells of other topics
+		return d != nil, false
+	}
 	m.reports[i]++
 	lagged := m.pool.Lags(i)
 	if err == nil {
