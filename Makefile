@@ -6,15 +6,21 @@ VERSION := $(shell git describe --tags --always 2>/dev/null || echo dev)
 LDFLAGS := -X main.version=$(VERSION) -X main.date=$(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 LINT_VERSION := v2.6.2
 
-.PHONY: build test test-full bench bench-quick bench-soak bench-peers docs lint tidy fmt deps jars clean
+.PHONY: build test test-full test-alerts bench bench-quick bench-soak bench-peers docs lint tidy fmt deps jars clean
 
 build:
 	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/kafka-failover ./cmd/kafka-failover
 
 # Everything, real Kafka included, with short counts.
-test: jars
+test: jars test-alerts
 	go test -count=1 -timeout 15m ./internal/... ./input/... ./output/... ./processor/... ./cmd/...
 	go test -count=1 -timeout 18m -p 1 .
+
+# The alert rules, by Prometheus' own tool where it is installed (Debian: package
+# prometheus).
+test-alerts:
+	@if command -v promtool >/dev/null; then promtool test rules resources/alerts/kafka-failover_test.yaml; \
+	else echo "promtool is missing: the alert rules are not tested"; fi
 
 # The same scenarios with the counts of docs/reliability.md.
 test-full: jars
@@ -39,8 +45,10 @@ bench-peers: | deps
 	cd bench/connect && go build -o ../bin/connect .
 	cd bench/kaf-relay && go build -o ../bin/kaf-relay github.com/zerodha/kaf-relay
 
-# What is generated from the plugins: docs/fields.md, resources/schema.json.
+# What is generated from the plugins: docs/fields.md, resources/schema.json, and
+# the table of docs/metrics.md.
 docs:
+	go test -count=1 -run TestTableIsCurrent ./internal/metrics -rewrite
 	go test -count=1 -run TestReferenceIsCurrent ./cmd/kafka-failover -rewrite
 
 lint:
@@ -64,6 +72,7 @@ jars: $(LIBS)/.complete
 
 $(LIBS)/.complete: resources/kafka/pom.xml | deps
 	cd resources/kafka && mvn -q -B dependency:copy-dependencies -DoutputDirectory=libs
+	go run ./internal/kafkatest/archive
 	touch $@
 
 clean:

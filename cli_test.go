@@ -109,9 +109,19 @@ func TestExampleConfigurations(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("config: %v, %d files", err, len(files))
 	}
+	for _, name := range []string{"DC1", "DC2", "TARGET", "NODE1", "NODE2"} { // passwords have no defaults
+		t.Setenv(name+"_PASSWORD", "x")
+	}
+	converted, err := filepath.Glob("internal/convert/testdata/*.yaml")
+	if err != nil || len(converted) < 3 {
+		t.Fatalf("%v, %d files", err, len(converted))
+	}
 	for _, f := range files {
-		if out, code := cli(t, "lint", "config/"+f.Name()); code != 0 {
-			t.Errorf("lint config/%s: %s", f.Name(), out)
+		converted = append(converted, "config/"+f.Name())
+	}
+	for _, f := range converted {
+		if out, code := cli(t, "lint", f); code != 0 {
+			t.Errorf("lint %s: %s", f, out)
 		}
 	}
 	w := newWorld(t)

@@ -24,8 +24,9 @@ import (
 	"github.com/kafka-failover/kafka-failover/internal/oracle"
 )
 
-// binary is the relay, built once for all tests.
-var binary string
+// binary is the relay, built once for all tests; scratch is a folder for what else
+// all of them share.
+var binary, scratch string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -35,7 +36,7 @@ func testMain(m *testing.M) int {
 		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	binary = filepath.Join(dir, "kafka-failover")
+	binary, scratch = filepath.Join(dir, "kafka-failover"), dir
 	build := exec.Command("go", "build", "-o", binary, "./cmd/kafka-failover")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
 	if out, err := build.CombinedOutput(); err != nil {
@@ -72,7 +73,10 @@ var shared struct {
 
 func sharedCluster(t testing.TB, name string) *kafkatest.Cluster {
 	t.Helper()
-	return shareCluster(t, name, kafkatest.Options{Heap: "384m", Front: true})
+	return shareCluster(t, name, kafkatest.Options{
+		Heap: "384m", Front: true, Listeners: secureListeners(),
+		Props: map[string]string{"connections.max.reauth.ms": "3000"},
+	})
 }
 
 func shareCluster(t testing.TB, name string, o kafkatest.Options) *kafkatest.Cluster {

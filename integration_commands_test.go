@@ -607,13 +607,20 @@ func TestCommandsSeeWhatRunSees(t *testing.T) {
 	}
 }
 
-// What convert makes of a kaf-relay configuration runs, and does what it said.
+// What convert makes of a kaf-relay configuration runs, and does what it said, with
+// passwords that come from the environment.
 func TestConvertedRuns(t *testing.T) {
 	w := newWorld(t)
 	topic := w.both("converted", 2)
 	w.fill(topic, 1_000, 2, 100)
-	toml := fmt.Sprintf("[app]\nlog_level = \"info\"\n[topics]\n%q = %q\n[source_pool]\ninitial_offset = \"start\"\nhealthcheck_interval = \"1s\"\nrequest_timeout = \"1s\"\n[[sources]]\nname = \"dc1\"\nservers = [%q]\n[target]\nservers = [%q]\nenable_idempotency = true\ncommit_ack_type = \"cluster\"\ncompression = \"zstd\"\n",
-		topic, topic, w.source.Brokers()[0], w.target.Brokers()[0])
+	w.user(w.source, w.name, "reader-secret")
+	t.Setenv("DC1_PASSWORD", "reader-secret")
+	t.Setenv("TARGET_PASSWORD", plainPassword)
+	secure := func(mechanism, user, password string) string {
+		return fmt.Sprintf("enable_tls = true\nca_cert_path = %q\nenable_auth = true\nsasl_mechanism = %q\nusername = %q\npassword = %q\n", theKeys().ca, mechanism, user, password)
+	}
+	toml := fmt.Sprintf("[app]\nlog_level = \"info\"\n[topics]\n%q = %q\n[source_pool]\ninitial_offset = \"start\"\nhealthcheck_interval = \"1s\"\nrequest_timeout = \"1s\"\n[[sources]]\nname = \"dc1\"\nservers = [%q]\n%s[target]\nservers = [%q]\n%senable_idempotency = true\ncommit_ack_type = \"cluster\"\ncompression = \"zstd\"\n",
+		topic, topic, w.source.At(atSCRAM)[0], secure("SCRAM-SHA-256", w.name, "reader-secret"), w.target.At(atSCRAM)[0], secure("PLAIN", plainUser, plainPassword))
 	f := filepath.Join(t.TempDir(), "config.toml")
 	if err := os.WriteFile(f, []byte(toml), 0o600); err != nil {
 		t.Fatal(err)

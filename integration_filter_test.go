@@ -99,16 +99,17 @@ func TestFilteredIsCounted(t *testing.T) {
 	for name, c := range map[string]struct {
 		processors string
 		want       map[string]float64
+		relayed    float64
 	}{
 		"filters": {`
 - kafka_failover_filter: { name: even, check: this.n % 2 == 0 }
-- kafka_failover_filter: { name: late, check: this.n >= 500 }`, map[string]float64{"even": 500, "late": 250, "pipeline": -1}},
+- kafka_failover_filter: { name: late, check: this.n >= 500 }`, map[string]float64{"even": 500, "late": 250, "pipeline": 0}, 250},
 		"with others": {`
 - kafka_failover_filter: { name: even, check: meta("n").number() % 2 == 0 }
-- mapping: root = if this.n < 500 { deleted() }`, map[string]float64{"even": 500, "pipeline": 250}},
+- mapping: root = if this.n < 500 { deleted() }`, map[string]float64{"even": 500, "pipeline": 250}, 250},
 		"everything": {`
 - mapping: root = if this.n < 500 { deleted() }
-- kafka_failover_filter: { name: none, check: "false" }`, map[string]float64{"none": 500, "pipeline": 500}},
+- kafka_failover_filter: { name: none, check: "false" }`, map[string]float64{"none": 500, "pipeline": 500}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -120,6 +121,19 @@ func TestFilteredIsCounted(t *testing.T) {
 			for filter, n := range c.want {
 				if got := relay.metric("kafka_relay_messages_filtered_total", fmt.Sprintf("filter=%q", filter)); got != n {
 					t.Errorf("%s: %v, want %v", filter, got, n)
+				}
+			}
+			if got := relay.metric("kafka_relay_messages_relayed_total"); got != c.relayed {
+				t.Errorf("%v are counted as relayed, want %v", got, c.relayed)
+			}
+			// The engine's own counters count records too, whatever carries them.
+			engine := map[string]float64{"input_received": 1000, "output_sent": c.relayed}
+			if name == "filters" {
+				engine["processor_received"], engine["processor_sent"] = 1000+500, 500+250
+			}
+			for counter, n := range engine {
+				if got := max(0, relay.metric(counter)); got != n {
+					t.Errorf("%s: %v, want %v", counter, got, n)
 				}
 			}
 			relay.terminate(30 * time.Second)

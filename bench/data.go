@@ -9,7 +9,7 @@ func data(s *stage) (string, []bound, error) {
 	var ours []*contender
 	for _, shape := range otherShapes {
 		loop, least, exactly := bare(shape, "bare loop"), relay(shape, "relay", way{}), relay(shape, "relay, exactly_once", way{delivery: "exactly_once"})
-		if err := s.rounds([]*contender{loop, least, exactly}, min(flags.rounds, 3)); err != nil {
+		if err := s.rounds([]*contender{loop, least, exactly}, min(flags.rounds, 2)); err != nil {
 			return "", nil, err
 		}
 		b, r := medians(loop.samples), medians(least.samples)

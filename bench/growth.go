@@ -18,7 +18,7 @@ func growth(s *stage) (string, []bound, error) {
 		shape := plain
 		shape.name, shape.partitions, shape.says = fmt.Sprintf("growth-%d", n), n, fmt.Sprintf("%d partitions", n)
 		loop, least := bare(shape, "bare loop"), relay(shape, "relay", way{})
-		if err := s.rounds([]*contender{loop, least}, min(flags.rounds, 3)); err != nil {
+		if err := s.rounds([]*contender{loop, least}, min(flags.rounds, 2)); err != nil {
 			return "", nil, err
 		}
 		cpu, memory, err := s.idle(n)

@@ -20,6 +20,9 @@ const (
 	latencyRate   = 1000 // records per second
 	latencyFor    = 8 * time.Second
 	latencyWarmUp = 2 * time.Second
+	// coldRounds come first and do not count: brokers just started compile their
+	// code for so long.
+	coldRounds = 2
 )
 
 // following is a relay that stays behind a topic's end.
@@ -72,19 +75,21 @@ func stop(cmd *exec.Cmd) error {
 // source to the moment a consumer of the target has it: the append at the source
 // is in it.
 func latency(s *stage) (string, []bound, error) {
-	text := fmt.Sprintf("\n## Latency\n\nFrom the producer at the source to a consumer at the target, %d records/s of 200 B into 4 partitions; median of the rounds. A round is %s, the first %s of it left out.\n", latencyRate, latencyFor, latencyWarmUp)
+	text := fmt.Sprintf("\n## Latency\n\nFrom the producer at the source to a consumer at the target, %d records/s of 200 B into 4 partitions; median of the rounds. A round is %s, the first %s of it left out, and %d rounds come first that do not count.\n", latencyRate, latencyFor, latencyWarmUp, coldRounds)
 	rows := [][]string{{"delivery", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"}}
 	var bounds []bound
 	var histograms string
 	for _, delivery := range []string{"at_least_once", "exactly_once"} {
 		var all [][]time.Duration
-		for n := range flags.rounds {
+		for n := range coldRounds + flags.rounds {
 			took, err := s.latencyRound(fmt.Sprintf("latency-%s-%d", delivery, n), delivery)
 			if err != nil {
 				return "", nil, fmt.Errorf("latency, %s: %w", delivery, err)
 			}
-			fmt.Printf("round %d %-14s p50 %.1f ms, p99 %.1f ms\n", n+1, delivery, at(took, 0.5), at(took, 0.99))
-			all = append(all, took)
+			fmt.Printf("round %d %-14s p50 %.1f ms, p99 %.1f ms\n", n+1-coldRounds, delivery, at(took, 0.5), at(took, 0.99))
+			if n >= coldRounds {
+				all = append(all, took)
+			}
 		}
 		of := func(q float64) float64 {
 			var v []float64

@@ -43,7 +43,7 @@ func main() {
 	}
 	set := flag.NewFlagSet("bench", flag.ExitOnError)
 	set.StringVar(&flags.relay, "relay", "../bin/kafka-failover", "the relay's binary")
-	set.IntVar(&flags.rounds, "rounds", 5, "rounds of the main comparison, interleaved; others have 3 at most")
+	set.IntVar(&flags.rounds, "rounds", 5, "rounds of the main comparison and of latency, interleaved; others have fewer")
 	set.IntVar(&flags.records, "records", 0, "records per round of the 200 B data, instead of 3,000,000")
 	set.StringVar(&flags.only, "only", "", "quick: run the contenders with this in their name, and compare nothing")
 	set.StringVar(&flags.profile, "profile", "", "directory for CPU profiles of the relay")

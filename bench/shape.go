@@ -105,6 +105,17 @@ func (s shape) value(r *rand.Rand, letters []byte, i int) []byte {
 }
 
 func create(cl *kgo.Client, topic string, partitions int) error {
-	_, err := kadm.NewClient(cl).CreateTopic(context.Background(), int32(partitions), 1, nil, topic)
-	return err
+	adm := kadm.NewClient(cl)
+	if _, err := adm.CreateTopic(context.Background(), int32(partitions), 1, nil, topic); err != nil {
+		return err
+	}
+	for began := time.Now(); ; time.Sleep(lookEvery) { // until each of its leaders answers
+		l, err := adm.ListEndOffsets(context.Background(), topic)
+		if err == nil && l.Error() == nil && len(l[topic]) == partitions {
+			return nil
+		}
+		if time.Since(began) > patience {
+			return fmt.Errorf("topic %s: %w", topic, errors.Join(err, l.Error()))
+		}
+	}
 }

@@ -1,9 +1,11 @@
 package input
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -292,18 +294,22 @@ func (c *cacheTarget) look(ctx context.Context) (map[position.Key]position.Mark,
 }
 
 // Marks implements relay.Target.
-func (c *cacheTarget) Marks(ctx context.Context, routes []relay.Route) ([]relay.MarkedPart, error) {
+func (c *cacheTarget) Marks(ctx context.Context, s relay.Selection) ([]relay.MarkedPart, error) {
 	marks, err := c.look(ctx)
 	var out []relay.MarkedPart
-	for _, r := range routes {
-		for k, m := range marks {
-			if k.Source.Topic == r.Source {
-				out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: m.Next})
-			}
+	for k, m := range marks {
+		if r, ok := s.Route(k.Source.Topic); ok {
+			out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: m.Next})
 		}
 	}
+	slices.SortFunc(out, func(a, b relay.MarkedPart) int {
+		return cmp.Or(cmp.Compare(a.Source.Topic, b.Source.Topic), cmp.Compare(a.Source.Partition, b.Source.Partition))
+	})
 	return out, err
 }
+
+// Own implements relay.Target: it has no topics.
+func (c *cacheTarget) Own() []string { return nil }
 
 // Left implements relay.Target: it closes with its input.
 func (c *cacheTarget) Left() bool { return false }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func marked(t *testing.T, c *cacheTarget, routes ...string) map[string]int64 {
 	for _, r := range routes {
 		list = append(list, relay.Route{Source: r, Target: r})
 	}
-	marks, err := c.Marks(context.Background(), list)
+	marks, err := c.Marks(context.Background(), relay.Selection{Listed: list})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,5 +176,47 @@ func TestCacheLosesMarks(t *testing.T) {
 	begin(t, c, st)
 	if got := marked(t, c, "orders"); got["orders/0"] != 10 {
 		t.Errorf("the cache holds %v", got)
+	}
+}
+
+// A cache that fails makes the relay unready, until what has moved is written.
+func TestCacheFails(t *testing.T) {
+	res := service.MockResources(service.MockResourcesOptAddCache("c"))
+	c := newTestCache(t, res)
+	var fails atomic.Bool
+	var err error
+	c.store, err = cachemarks.New(func(ctx context.Context, use func(service.Cache)) error {
+		if fails.Load() {
+			return errors.New("connection refused")
+		}
+		return res.AccessCache(ctx, "c", use)
+	}, "r")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := begin(t, c, stand(t, c, cacheQuery(1, "id")))
+	fails.Store(true)
+	ack(t, g, 0, 10, nil)
+	await := func(what string, cond func() bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+		}
+	}
+	await("ready without a cache", func() bool { return g.Down() != nil })
+	if text := g.Down().Error(); !strings.Contains(text, `cache resource "c" does not keep the positions`) {
+		t.Error(text)
+	}
+	fails.Store(false)
+	await("unready with a cache", func() bool { return g.Down() == nil })
+	if got := marked(t, c, "orders"); got["orders/0"] != 10 {
+		t.Errorf("the cache holds %v", got)
+	}
+	ack(t, g, 0, 20, errors.New("full"))
+	fails.Store(true)
+	if _, err := c.Stand(context.Background(), cacheQuery(1, "id")); err == nil {
+		t.Error("a position without a cache")
 	}
 }

@@ -22,10 +22,11 @@ const checkTimeout = time.Minute
 
 // check is one preflight in the making: it reads, and writes nothing.
 type check struct {
-	in     *Input
-	target relay.Target
-	report preflight.Report
-	seen   []*checked // by source
+	in        *Input
+	selection relay.Selection
+	target    relay.Target
+	report    preflight.Report
+	seen      []*checked // by source
 }
 
 // checked is what a check has found out about one source.
@@ -46,7 +47,12 @@ type checked struct {
 func (in *Input) Check(ctx context.Context, target relay.Target) *preflight.Report {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	c := &check{in: &Input{conf: in.conf, log: in.log}, target: target}
+	routes, err := in.Routes(ctx, target)
+	c := &check{in: &Input{conf: in.conf.with(routes), log: in.log}, selection: in.conf.selection(target), target: target}
+	if errors.Is(err, errNoMatch) {
+		c.report.Add(preflight.Fail, preflight.OnSources, "topics", "%v", err)
+		return &c.report
+	}
 	var all errgroup.Group
 	for i, conn := range in.conf.sources {
 		k := &checked{name: conn.Name}
@@ -106,7 +112,7 @@ func (c *check) look(ctx context.Context, i int, k *checked) {
 		cluster.Close()
 		return
 	}
-	k.report.Add(preflight.OK, k.name, "connection", "%s, cluster ID %s", conn.Security(), s.desc.ClusterID)
+	k.report.AddConnection(k.name, conn, s.desc.ClusterID)
 	c.topics(ctx, s, k)
 	if !k.report.Failed() {
 		if err := s.look(ctx, c.in.conf); err != nil {
@@ -137,7 +143,7 @@ func (c *check) topics(ctx context.Context, s *source, k *checked) {
 
 // lookAtTarget tells of the target alone, where no source can be asked.
 func (c *check) lookAtTarget(ctx context.Context) {
-	marks, err := c.target.Marks(ctx, c.in.conf.routes)
+	marks, err := c.target.Marks(ctx, c.selection)
 	if err != nil {
 		c.report.Add(preflight.Fail, preflight.OnTarget, "connection", "%v", err)
 		return
@@ -151,7 +157,7 @@ func (c *check) lookAtTarget(ctx context.Context) {
 func (c *check) stand(ctx context.Context) {
 	told := map[preflight.Finding]bool{}
 	c.each(func(k *checked) {
-		k.preview, k.err = c.target.Preview(ctx, relay.Query{ClusterID: k.source.desc.ClusterID, Topics: k.source.topics, Resume: c.in.conf.resume})
+		k.preview, k.err = c.target.Preview(ctx, relay.Query{ClusterID: k.source.desc.ClusterID, Topics: k.source.topics, Resume: c.in.conf.resume, Settings: k.source.settings})
 		for _, f := range k.preview.Found.Findings {
 			if !told[f] {
 				told[f] = true

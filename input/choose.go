@@ -33,6 +33,7 @@ func (in *Input) startPool() error {
 		return err
 	}
 	in.pool = m
+	in.startGauges(m)
 	return nil
 }
 
@@ -57,7 +58,9 @@ func (in *Input) choose(ctx context.Context) (choice, error) {
 			return choice{Decision: d}, nil
 		case outlook == pool.AllTrimmed && in.conf.skipGaps:
 			return choice{pool.Decision{To: in.pool.LosingLeast(), Why: pool.Failed}, true}, nil
-		case outlook == pool.NoTopic, outlook == pool.NoneAgrees, outlook == pool.AllTrimmed:
+		case outlook == pool.NoTopic:
+			return choice{}, in.gone(ctx)
+		case outlook == pool.NoneAgrees, outlook == pool.AllTrimmed:
 			return choice{}, in.hopeless()
 		case outlook == pool.Wait:
 			in.poolMetrics.NoneHealthy()
@@ -145,7 +148,11 @@ func (in *Input) refuses(i int) bool {
 func (in *Input) try(ctx context.Context, c choice, step func(context.Context, *source, bool) error) error {
 	ctx, done := in.pool.Guard(ctx, c.To)
 	defer done()
-	s, err := openSource(ctx, in.conf, c.To, in.pool.Conn(c.To))
+	conf, err := in.selected(ctx, c.To)
+	if err != nil {
+		return err
+	}
+	s, err := openSource(ctx, conf, c.To, in.pool.Conn(c.To))
 	if err != nil {
 		return askError{err}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -24,6 +25,7 @@ const (
 	fieldSeedBrokers            = "seed_brokers"
 	fieldClientID               = "client_id"
 	fieldTopics                 = "topics"
+	fieldPatterns               = "regexp_topics_include"
 	fieldRelay                  = "relay"
 	fieldStartOffset            = "start_offset"
 	fieldResume                 = "resume"
@@ -70,16 +72,12 @@ Each batch holds records of many partitions in the order of reading; the kafka_f
 
 With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kafka_partition, kafka_offset, kafka_timestamp_ms, kafka_tombstone_message, kafka_source and the record's headers. Key and headers of a record reach the target byte for byte unless the pipeline changes the metadata of that name.`).
 		Fields(
-			service.NewObjectListField(fieldSources,
-				service.NewStringField(fieldName).
-					Description("What this source is called in logs and metrics; unique."),
-				service.NewStringListField(fieldSeedBrokers).
-					Description("Brokers of this cluster to connect to first; never those of two clusters. An item may hold several, separated by commas. Kafka: bootstrap.servers."),
-				service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
-					Description("How the relay names itself to brokers. Kafka: client.id."),
-			).Description("Source clusters that hold the same records at the same offsets. One of them is read at a time, see `initial_source` and `health`."),
-			service.NewStringListField(fieldTopics).
+			service.NewObjectListField(fieldSources, sourceFields()...).Description("Source clusters that hold the same records at the same offsets. One of them is read at a time, see `initial_source` and `health`."),
+			service.NewStringListField(fieldTopics).Default([]any{}).
 				Description("Routes, each `source[:target[:partition|auto]]`. `orders` keeps name and partitions; `payments:copy` changes the name; `audit:all:0` writes every partition into partition 0; `clicks:clicks:auto` chooses the partition from the key as Kafka's default partitioner does (murmur2)."),
+			service.NewStringListField(fieldPatterns).Default([]any{}).
+				Description("Regular expressions (RE2). Every source topic whose whole name one of them matches is relayed under its own name, besides those in `topics`, which go where these say: never internal ones, names that begin with `__`, progress topics or the `dead_letter_topic`. One that appears while the relay runs is relayed from offset 0, within `metadata_max_age`; one that is gone from every source is no longer relayed. See `create_topics` of the output.").
+				Example([]string{"orders\\..*", "payments"}),
 			service.NewStringField(fieldRelay).Default("").Advanced().
 				Description("Pairs this input with the output of the same `relay`, or with the output resource of that label, where a stream has several pairs."),
 			service.NewStringField(fieldStartOffset).Default("earliest").
@@ -138,19 +136,33 @@ With `+"`metadata: standard`"+` each message carries kafka_key, kafka_topic, kaf
 		LintRule(lintRule)
 }
 
+func sourceFields() []*service.ConfigField {
+	return append([]*service.ConfigField{
+		service.NewStringField(fieldName).
+			Description("What this source is called in logs and metrics; unique."),
+		service.NewStringListField(fieldSeedBrokers).
+			Description("Brokers of this cluster to connect to first; never those of two clusters. An item may hold several, separated by commas. Kafka: bootstrap.servers."),
+		service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
+			Description("How the relay names itself to brokers. Kafka: client.id."),
+	}, kafka.SecurityFields()...)
+}
+
 // lintRule says what lint can see without building the input; parse, which
 // sees all, says the same.
 const lintRule = `
 let size = "^[0-9.]+ *([KkMmGg][Ii]?)?[Bb]?$"
 let time = "^([0-9.]+(ns|us|µs|ms|s|m|h))+$"
 let sources = if this.sources.type() == "array" { this.sources } else { [] }
+let patterns = if this.regexp_topics_include.or([]).type() == "array" { this.regexp_topics_include.or([]) } else { [ "x" ] }
+let wrong = $patterns.filter(p -> "".re_match(p.string()).catch("wrong") == "wrong")
 let topics = if this.topics.type() == "array" { this.topics.filter(t -> t.type() == "string") } else { [] }
 root = match {
   this.sources.type() == "array" && $sources.length() == 0 => [ "sources is empty: name at least one source cluster" ]
   $sources.map_each(s -> s.name.or("")).unique().length() != $sources.length() => [ "two sources share a name: each source needs a name of its own" ]
   $sources.any(s -> s.name.or("x") == "") => [ "a source has no name: give it one, such as dc1" ]
   $sources.any(s -> s.seed_brokers.or([]).type() == "array" && s.seed_brokers.or([]).length() == 0) => [ "a source has no seed_brokers: name at least one broker, such as [ localhost:9092 ]" ]
-  this.topics.type() == "array" && this.topics.length() == 0 => [ "topics is empty: name at least one topic, such as [ orders ]" ]
+  this.topics.or([]).type() == "array" && this.topics.or([]).length() == 0 && $patterns.length() == 0 => [ "topics is empty: name at least one topic, such as [ orders ]" ]
+  $wrong.length() > 0 => [ "regexp_topics_include: %q is not a regular expression (RE2); write one such as orders\\..* for all topics that begin with orders.".format($wrong.index(0)) ]
   $topics.any(t -> !t.re_match("^[a-zA-Z0-9._-]{1,249}(:[a-zA-Z0-9._-]{1,249}(:([0-9]{1,9}|auto))?)?$")) => [ "topics: write each as source, source:target, source:target:partition or source:target:auto" ]
   $topics.map_each(t -> t.split(":").index(0)).unique().length() != $topics.length() => [ "topics lists a source topic twice: each source topic has one route" ]
   !this.start_offset.or("latest").string().re_match("^(earliest|latest|[0-9]{4}-[0-9]{2}-[0-9]{2}T.+)$") => [ "start_offset is neither earliest, latest nor a time such as 2026-01-31T00:00:00Z" ]
@@ -166,6 +178,7 @@ root = match {
 type config struct {
 	sources      []kafka.Conn
 	routes       []relay.Route
+	patterns     []*regexp.Regexp
 	relay        string
 	start        startOffset
 	resume       position.Resume
@@ -243,9 +256,13 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 	var err error
 	c.start, err = parseStartOffset(r.String(fieldStartOffset))
 	r.Note(err)
-	c.routes, err = relay.ParseRoutes(r.Strings(fieldTopics))
+	c.patterns, err = relay.ParsePatterns(r.Strings(fieldPatterns))
 	r.Note(err)
 	c.parseCache(r)
+	if topics := r.Strings(fieldTopics); len(topics) > 0 || len(c.patterns) == 0 {
+		c.routes, err = relay.ParseRoutes(topics)
+		r.Note(err)
+	}
 	rf := kafka.NewFields(p.Namespace(fieldRetry))
 	c.retry = retry{rf.Int(fieldMaxRetries, -1, 1<<30), rf.Duration(fieldInitialInterval, time.Millisecond), rf.Duration(fieldMaxInterval, time.Millisecond)}
 	r.Note(rf.Err())
@@ -286,7 +303,7 @@ func parseSources(p *service.ParsedConfig, shared *kafka.Fields, logger *service
 	for _, item := range list {
 		r := kafka.NewFields(item)
 		c := kafka.Conn{
-			Name: r.String(fieldName), SeedBrokers: r.Brokers(fieldSeedBrokers), ClientID: r.String(fieldClientID),
+			Name: r.String(fieldName), SeedBrokers: r.Brokers(fieldSeedBrokers), ClientID: r.String(fieldClientID), Security: r.Security(),
 			MetadataMaxAge: maxAge, ConnIdleTimeout: idle, Logger: logger,
 		}
 		switch {

@@ -35,6 +35,7 @@ type Input struct {
 	seat    *relay.Seat
 	cache   *cacheTarget // nil without resume: cache
 	metrics *metrics.Input
+	engine  *metrics.Engine
 
 	poolMetrics *metrics.Pool
 	pool        *pool.Monitor // nil before the first Connect, and after the end
@@ -62,8 +63,13 @@ type Input struct {
 	refused, refusedBy int
 	// partitions is how many each source topic had when it was first relayed.
 	partitions map[string]int32
+	// routes are what is relayed, and selection how it was found, where
+	// regexp_topics_include is set; nil before the first look.
+	routes    []relay.Route
+	selection relay.Selection
 	// closing are readers that were left and have not closed yet.
 	closing sync.WaitGroup
+	gauges  gauges
 }
 
 // New builds the input. It opens nothing: Benthos builds inputs that it never
@@ -76,7 +82,7 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Input, error) {
 	hub := relay.Join(res, conf.relay)
 	in := &Input{
 		conf: conf, res: res, log: res.Logger(), hub: hub, last: -1, unfit: make([]*unfit, len(conf.sources)),
-		metrics: metrics.NewInput(res.Metrics()), poolMetrics: metrics.NewPool(res.Metrics()),
+		metrics: metrics.NewInput(res.Metrics()), engine: metrics.NewEngineInput(res.Metrics()), poolMetrics: metrics.NewPool(res.Metrics()),
 	}
 	if conf.resume == position.ResumeCache {
 		if in.cache, err = newCacheTarget(conf, res); err != nil {
@@ -93,6 +99,7 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Input, error) {
 // logs it and makes /ready answer 503 with it, and otherwise works until it is
 // ready or ctx ends.
 func (in *Input) Connect(ctx context.Context) error {
+	in.ready(false)
 	for {
 		if err := in.final(ctx); err != nil {
 			return err
@@ -100,6 +107,7 @@ func (in *Input) Connect(ctx context.Context) error {
 		err := in.connect(ctx)
 		if err == nil {
 			in.said, in.fails = "", 0
+			in.ready(true)
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -114,6 +122,13 @@ func (in *Input) Connect(ctx context.Context) error {
 		if err := in.rest(ctx, err); err != nil {
 			return err
 		}
+	}
+}
+
+// ready shows readiness, unless a later input shows its own.
+func (in *Input) ready(is bool) {
+	if !in.seat.Superseded() {
+		in.metrics.Ready(is)
 	}
 }
 
@@ -249,7 +264,11 @@ func (in *Input) connect(ctx context.Context) error {
 			return err
 		}
 	}
-	return in.onSource(ctx, in.begin)
+	err := in.onSource(ctx, in.begin)
+	if errors.Is(err, errGone) {
+		return in.connect(ctx)
+	}
+	return err
 }
 
 // goOn reads on within the generation: nothing written was lost, but the
@@ -270,7 +289,7 @@ func (in *Input) goOn(ctx context.Context) error {
 		return nil
 	}
 	in.leave()
-	if errors.Is(in.cause, errGrown) {
+	if regroups(in.cause) {
 		if _, err := in.retire(ctx); err != nil {
 			return err
 		}
@@ -279,7 +298,12 @@ func (in *Input) goOn(ctx context.Context) error {
 	if err := in.pauseBetweenEnds(ctx); err != nil {
 		return err
 	}
-	return in.onSource(ctx, in.resume)
+	err := in.onSource(ctx, in.resume)
+	if errors.Is(err, errGone) {
+		in.cause = err
+		return in.connect(ctx)
+	}
+	return err
 }
 
 // windDown ends a broken generation: reading stops, and everything under way
@@ -364,6 +388,7 @@ func (in *Input) stop() {
 		in.reader = nil
 	}
 	in.closing.Wait()
+	in.gauges.stop()
 	if in.pool != nil {
 		in.pool.Close()
 		in.pool = nil
@@ -372,6 +397,7 @@ func (in *Input) stop() {
 
 // Close ends reading. What is under way in the pipeline was waited for before.
 func (in *Input) Close(ctx context.Context) error {
+	in.ready(false)
 	in.stop()
 	if in.cache != nil {
 		in.cache.close(ctx)

@@ -37,6 +37,8 @@ type reader struct {
 	at     []atomic.Int64
 	index  map[string][]int // topic -> partition -> part
 	stopAt []int64          // per part, nil without stop_at_end
+	// selection is what else is to be read once it appears.
+	selection relay.Selection
 	// glanced is where the survey's next glances begin.
 	glanced int
 	// epochs are the leader epochs under which each part was last examined. A
@@ -62,7 +64,7 @@ type reader struct {
 
 func newReader(in *Input, gen *relay.Generation, s *source, next []int64) (*reader, error) {
 	r := &reader{
-		in: in, gen: gen, source: s, began: time.Now(),
+		in: in, gen: gen, source: s, began: time.Now(), selection: in.selection,
 		at: make([]atomic.Int64, len(next)), epochs: make([]int32, len(next)), index: map[string][]int{},
 	}
 	offsets := map[string]map[int32]kgo.Offset{}
@@ -93,6 +95,9 @@ func newReader(in *Input, gen *relay.Generation, s *source, next []int64) (*read
 	r.cancel = cancel
 	r.wg.Go(func() { r.survey(ctx) })
 	r.wg.Go(func() { r.heed(ctx) })
+	if len(in.selection.Patterns) > 0 && in.stopAt == nil {
+		r.wg.Go(func() { r.lookForTopics(ctx) })
+	}
 	r.follow = func() { r.wg.Go(func() { r.attend(ctx) }) }
 	return r, nil
 }
@@ -290,6 +295,7 @@ func (r *reader) poll(ctx context.Context) error {
 // explain turns a fetch error into what it means. Whatever it is, reading
 // begins anew behind it: what was polled with it is not used.
 func (r *reader) explain(tp position.TP, err error) error {
+	r.in.poolMetrics.FetchFailed(r.source.name, errors.Is(err, kgo.ErrClientClosed))
 	var loss *kgo.ErrDataLoss
 	if errors.As(err, &loss) { // the client would go on at the truncated end
 		err := fmt.Errorf("source %s lost records: partition %s was read to offset %d and its log was then truncated to %d (unclean leader election)", r.source.name, tp, loss.ConsumedTo, loss.ResetTo)
@@ -299,7 +305,7 @@ func (r *reader) explain(tp position.TP, err error) error {
 	if errors.Is(err, kerr.OffsetOutOfRange) {
 		return fmt.Errorf("source %s: the position in %s lies outside the log", r.source.name, tp)
 	}
-	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, err)
+	return fmt.Errorf("source %s, %s: %w", r.source.name, tp, r.source.conn.Explain(err))
 }
 
 // recheck examines a partition whose records' leader epoch rises: a new leader may
@@ -311,7 +317,7 @@ func (r *reader) recheck(ctx context.Context, rec *kgo.Record) error {
 	gctx, done := r.in.pool.Guard(ctx, r.source.index)
 	defer done()
 	s := *r.source
-	err := s.look(gctx, r.in.conf)
+	err := s.look(gctx, r.in.relayed())
 	if err == nil { // where records are read on is the client's business: only what lies before counts
 		_, err = r.in.fit(gctx, &s, []claim{{tp: tp, next: max(r.at[part].Load(), s.starts[tp]), pairs: r.gen.Samples(part)}}, false)
 	}
@@ -382,7 +388,7 @@ func (r *reader) draft() *draft {
 			if r.beyond(part, rec.Offset) {
 				part = -1
 			} else {
-				d.spans = append(d.spans, relay.Span{Part: part})
+				d.spans = append(d.spans, relay.Span{Part: part, First: rec.Timestamp})
 				d.counts = append(d.counts, 0)
 			}
 		}
@@ -411,7 +417,8 @@ func (r *reader) beyond(part int, offset int64) bool {
 
 // sample notes the fingerprint of a span's last record.
 func (d *draft) sample(rec *kgo.Record) {
-	d.spans[len(d.spans)-1].Pair = position.Pair{Offset: rec.Offset, Fingerprint: record.Fingerprint(rec)}
+	s := &d.spans[len(d.spans)-1]
+	s.Pair, s.Last = position.Pair{Offset: rec.Offset, Fingerprint: record.Fingerprint(rec)}, rec.Timestamp
 }
 
 func sizeOf(r *kgo.Record) int {
@@ -433,25 +440,26 @@ func (r *reader) commit(d *draft) {
 	if d.loops > 0 {
 		r.in.metrics.Loops(int64(d.loops))
 	}
+	r.in.poolMetrics.Read(r.source.name, int64(d.used))
 }
 
 func (r *reader) messages(t *relay.Ticket, d *draft) service.MessageBatch {
 	ctx := relay.WithTicket(untraced.With(context.Background()), t)
 	shared := &record.Batch{Ticket: t.Number(), Standard: r.in.conf.standard, Cluster: r.source.name}
-	batch := make(service.MessageBatch, len(d.sources))
+	for i := range d.sources {
+		d.sources[i].Batch = shared
+	}
 	if r.gen.Direct {
 		t.Carry(d.sources)
+		r.in.engine.Received(len(d.sources) - 1)
+		return service.MessageBatch{record.NewCarrier(ctx)}
 	}
+	batch := make(service.MessageBatch, len(d.sources))
 	for i := range d.sources {
-		s := &d.sources[i]
-		s.Batch = shared
-		switch {
-		case r.gen.Direct:
-			batch[i] = record.NewBare(ctx, s.Record)
-		case r.gen.IsAlone():
-			batch[i] = record.NewForeign(ctx, s)
-		default:
-			batch[i] = record.NewMessage(ctx, s)
+		if r.gen.IsAlone() {
+			batch[i] = record.NewForeign(ctx, &d.sources[i])
+		} else {
+			batch[i] = record.NewMessage(ctx, &d.sources[i])
 		}
 	}
 	return batch

@@ -22,7 +22,7 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	if err != nil {
 		return &position.Stop{Reason: err.Error()}
 	}
-	st, err := target.Stand(ctx, relay.Query{ClusterID: s.desc.ClusterID, Topics: s.topics, Resume: in.conf.resume})
+	st, err := target.Stand(ctx, relay.Query{ClusterID: s.desc.ClusterID, Topics: s.topics, Resume: in.conf.resume, Settings: s.settings})
 	if err != nil {
 		return err
 	}
@@ -72,6 +72,11 @@ func (in *Input) begin(ctx context.Context, s *source, skip bool) error {
 	}
 	in.lose(s, claims, gaps)
 	in.gen, in.reader, in.began = gen, reader, time.Now()
+	in.gauges.follow(gen)
+	in.metrics.Window(0, gen.WindowBytes())
+	for _, c := range claims { // shown before the first loss
+		in.metrics.Lost(c.tp.Topic, c.tp.Partition, 0)
+	}
 	return nil
 }
 
@@ -173,8 +178,8 @@ func (r *resolver) one(ctx context.Context, ps *relay.PartStanding) (next int64,
 
 func (r *resolver) configured(ctx context.Context, tp position.TP) (int64, error) {
 	start := r.in.conf.start
-	if n, ok := r.in.partitions[tp.Topic]; ok && tp.Partition >= n {
-		return 0, nil // added while the relay ran
+	if n := r.in.partitions[tp.Topic]; r.in.partitions != nil && tp.Partition >= n {
+		return 0, nil // added, or its topic, while the relay ran
 	}
 	switch {
 	case start.latest:

@@ -34,7 +34,7 @@ func (in *Input) leave() {
 	switch {
 	case in.cause == nil: // the generation or the target is to blame
 		return
-	case errors.As(in.cause, &leaving{}), errors.Is(in.cause, errGrown):
+	case errors.As(in.cause, &leaving{}), regroups(in.cause):
 		in.ended = 0
 		return
 	}
@@ -109,8 +109,10 @@ func (s *source) recreated(tp position.TP, before []position.SourceID) error {
 // that came about; if not, the generation has broken or the target is down.
 func (in *Input) retire(ctx context.Context) (bool, error) {
 	ok, err := in.gen.DrainedOrTrouble(ctx)
-	if ok {
+	if ok && errors.Is(in.cause, errGrown) {
 		in.log.Info("Partitions were added to a source topic: they are relayed from offset 0")
+	}
+	if ok {
 		in.gen, in.next = nil, nil
 	}
 	return ok, err

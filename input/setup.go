@@ -3,13 +3,11 @@ package input
 import (
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/position"
-	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
 // Setup is the part of the configuration that commands beside the relay need.
 type Setup struct {
 	Sources []kafka.Conn
-	Routes  []relay.Route
 	Resume  position.Resume
 	// Committed: records of open and aborted transactions are not read.
 	Committed bool
@@ -21,5 +19,5 @@ type Setup struct {
 
 // Setup returns it.
 func (in *Input) Setup() Setup {
-	return Setup{Sources: in.conf.sources, Routes: in.conf.routes, Resume: in.conf.resume, Committed: in.conf.committed, Standard: in.conf.standard, Later: in.conf.start != startOffset{}}
+	return Setup{Sources: in.conf.sources, Resume: in.conf.resume, Committed: in.conf.committed, Standard: in.conf.standard, Later: in.conf.start != startOffset{}}
 }

@@ -90,6 +90,11 @@ func (s *source) names() []string {
 	return names
 }
 
+// settings are those of its topics that copies of them are to have.
+func (s *source) settings(ctx context.Context) (map[string]kafka.Settings, error) {
+	return s.cluster.Settings(ctx, s.names()...)
+}
+
 // id names the log of a topic in this source.
 func (s *source) id(topic string) position.SourceID {
 	return position.SourceID{ClusterID: s.desc.ClusterID, TopicID: s.desc.Topics[topic].ID}

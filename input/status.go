@@ -61,15 +61,17 @@ func (s *Status) Bad() bool {
 
 // look is one look at everything.
 type look struct {
-	in      *Input
-	status  *Status
-	sources []*source // nil for one that cannot be read
-	best    pool.Ends // the ends of the source that is ahead, by partition
+	in        *Input
+	selection relay.Selection
+	status    *Status
+	sources   []*source // nil for one that cannot be read
+	best      pool.Ends // the ends of the source that is ahead, by partition
 }
 
 // Status takes one look at every source and the target. It changes nothing.
 func (in *Input) Status(ctx context.Context, target relay.Target) *Status {
-	l := &look{in: &Input{conf: in.conf, log: in.log}, status: &Status{}, sources: make([]*source, len(in.conf.sources))}
+	routes, err := in.Routes(ctx, target)
+	l := &look{in: &Input{conf: in.conf.with(routes), log: in.log}, selection: in.conf.selection(target), status: &Status{}, sources: make([]*source, len(in.conf.sources))}
 	l.status.Sources = make([]SourceStatus, len(l.sources))
 	var all errgroup.Group
 	for i, conn := range in.conf.sources {
@@ -89,7 +91,10 @@ func (in *Input) Status(ctx context.Context, target relay.Target) *Status {
 			defer s.close()
 		}
 	}
-	st, err := l.standing(ctx, target)
+	var st *relay.Standing
+	if !errors.Is(err, errNoMatch) {
+		st, err = l.standing(ctx, target)
+	}
 	if err != nil {
 		l.status.Target = err.Error()
 	}
@@ -124,7 +129,7 @@ func (l *look) standing(ctx context.Context, target relay.Target) (*relay.Standi
 		}
 	}
 	if q.Topics == nil {
-		marks, err := target.Marks(ctx, l.in.conf.routes)
+		marks, err := target.Marks(ctx, l.selection)
 		for _, m := range marks {
 			l.status.Partitions = append(l.status.Partitions, PartitionStatus{Partition: m.Source.String(), Target: m.Route.Target, Position: m.Next, End: -1, Lag: -1})
 		}

@@ -21,7 +21,8 @@ type prepared struct {
 	sources []*record.Source // of each record
 	touch   []int32          // of each record: index into touches
 	touches []relay.Touch
-	places  []place // of each record, where they are routed by content
+	targets []position.TP // of each touch: the target partition
+	places  []place       // of each record, where they are routed by content
 	// first holds, per span, the index of the record whose predecessor is in
 	// an earlier batch, -1 if the span has none; last its last source offset.
 	first []int
@@ -64,17 +65,22 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 	for i := range p.first {
 		p.first[i], p.last[i] = -1, -1
 	}
-	kept := batch[:0:len(batch)]
+	n := len(batch)
+	if s.gen.Direct {
+		if !record.IsCarrier(batch) {
+			return nil, fmt.Errorf("a batch from source partition %s did not reach %s as it was read: %w", s.gen.Parts[t.Spans()[0].Part].Source, s.out.name, relay.ErrNotDirect)
+		}
+		n, batch = len(t.Carried()), nil
+		s.out.engine.Sent(n - 1)
+	}
+	kept := batch[:0:len(batch)] // without messages, none
 	headers := 0
 	byContent := s.out.hasTarget()
-	p.sources = make([]*record.Source, 0, len(batch))
+	p.sources = make([]*record.Source, 0, n)
 	arrived := 0
 	var before *record.Source
-	if n := len(t.Carried()); s.gen.Direct && n != len(batch) {
-		return nil, fmt.Errorf("%d messages reached %s of a batch of %d: %w", len(batch), s.out.name, n, errNotDirect)
-	}
-	for i, m := range batch {
-		src, err := s.sourceOf(t, i, m)
+	for i := range n {
+		m, src, err := s.item(t, batch, i)
 		if err != nil {
 			return nil, err
 		}
@@ -91,14 +97,11 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 			if ask := (askError{}); errors.As(err, &ask) {
 				return nil, err
 			}
-			p.bad = &badMessage{source: src, err: err, before: len(kept)}
-			if m.GetError() != nil {
-				p.bad.component = componentOf(m)
-			}
+			p.bad = &badMessage{source: src, err: err, before: len(p.sources), component: componentOf(m, src)}
 			if s.stopsAt(err) {
 				// Pieces of the same record before it go with it: alone they
 				// would prove the whole record.
-				for n := len(kept); n > 0 && p.sources[n-1].Record == src.Record; n-- {
+				for n := len(p.sources); n > 0 && p.sources[n-1].Record == src.Record; n-- {
 					kept, p.sources = kept[:n-1], p.sources[:n-1]
 				}
 				break
@@ -106,7 +109,9 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 			p.leaveOut(s.out)
 			continue
 		}
-		kept = append(kept, m)
+		if m != nil {
+			kept = append(kept, m)
+		}
 		p.sources = append(p.sources, src)
 		if byContent {
 			p.places = append(p.places, at)
@@ -149,18 +154,18 @@ func (p *prepared) leaveOut(o *Output) {
 	}
 }
 
-// errNotDirect contradicts relay.SetDirect.
-var errNotDirect = errors.New("the program said that nothing but filters stands between input and output (SetDirect), and something does")
-
-// sourceOf is what the message at an index of the batch was made from.
-func (s *session) sourceOf(t *relay.Ticket, i int, m *service.Message) (*record.Source, error) {
+// item is the message at an index of the batch, nil if the batch is carried, and
+// what it was made from.
+func (s *session) item(t *relay.Ticket, batch service.MessageBatch, i int) (*service.Message, *record.Source, error) {
 	if s.gen.Direct {
-		src := &t.Carried()[i]
-		if !record.Untouched(m, src.Record) {
-			return nil, fmt.Errorf("source record %s offset %d did not reach %s as it was read: %w", tpOf(src), src.Record.Offset, s.out.name, errNotDirect)
-		}
-		return src, nil
+		return nil, &t.Carried()[i], nil
 	}
+	src, err := s.sourceOf(t, batch[i])
+	return batch[i], src, err
+}
+
+// sourceOf is what a message was made from.
+func (s *session) sourceOf(t *relay.Ticket, m *service.Message) (*record.Source, error) {
 	src := record.SourceOf(m)
 	if src == nil {
 		return nil, fmt.Errorf("a message reached %s without its origin: a processor deleted all metadata (`meta = deleted()`) or made a new message; keep the metadata %s", s.out.name, record.MetaOrigin)
@@ -171,19 +176,30 @@ func (s *session) sourceOf(t *relay.Ticket, i int, m *service.Message) (*record.
 	return src, nil
 }
 
+// content is what a message has to say: its value, or what failed on it.
+func content(m *service.Message, src *record.Source) ([]byte, error) {
+	switch {
+	case m == nil && src.Failed != nil:
+		return nil, fmt.Errorf("a processor failed on it: %w", src.Failed.Err)
+	case m == nil:
+		return src.Record.Value, nil
+	}
+	if err := m.GetError(); err != nil {
+		return nil, fmt.Errorf("a processor failed on it: %w", err)
+	}
+	return m.AsBytes()
+}
+
 // refuses tells why a message must not be written.
 func (s *session) refuses(t *relay.Ticket, m *service.Message, src *record.Source) error {
-	if err := m.GetError(); err != nil {
-		return fmt.Errorf("a processor failed on it: %w", err)
+	b, err := content(m, src)
+	if err != nil {
+		return err
 	}
 	if len(s.condemned) > 0 {
 		if err := s.condemned[tpOf(src)][src.Record.Offset]; err != nil {
 			return err
 		}
-	}
-	b, err := m.AsBytes()
-	if err != nil {
-		return err
 	}
 	// A lower bound of what is written; the producer checks exactly, and what
 	// it refuses is found the longer way.
@@ -225,21 +241,20 @@ func (p *prepared) link() ([]int64, error) {
 
 // fill builds the records, with one backing array for all headers.
 func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, headers int) error {
-	n := len(batch)
+	n := len(p.sources)
 	p.records, p.touch = make([]kgo.Record, n), make([]int32, n)
 	hs := make([]kgo.RecordHeader, 0, headers)
 	var prefix, origins, digits []byte // digits: prevSource's offset
 	var prevSource *record.Source
 	touches := touchIndex{p: p}
-	for i, m := range batch {
-		src := p.sources[i]
+	for i, src := range p.sources {
 		part := s.part(p.ticket, src)
 		r := &p.records[i]
 		if s.gen.Direct {
 			hs = s.rules.FillBare(r, src.Record, hs)
 		} else {
 			var err error
-			if hs, err = s.rules.Fill(r, m, src.Record, hs); err != nil {
+			if hs, err = s.rules.Fill(r, batch[i], src.Record, hs); err != nil {
 				return fmt.Errorf("source record %s offset %d: %w", tpOf(src), src.Record.Offset, err)
 			}
 		}
@@ -267,9 +282,9 @@ func (s *session) fill(p *prepared, batch service.MessageBatch, prevs []int64, h
 			hs, r.Headers = appendOwn(hs, r.Headers, kgo.RecordHeader{Key: s.gen.OriginHeader, Value: value})
 		}
 		if p.places != nil {
-			p.touch[i] = touches.of(src.Span, p.places[i].to(r))
+			p.touch[i] = touches.of(src.Span, p.places[i].to(r), r)
 		} else {
-			p.touch[i] = touches.of(src.Span, s.byRoute(r, part, src))
+			p.touch[i] = touches.of(src.Span, s.byRoute(r, part, src), r)
 		}
 	}
 	for span, i := range p.first {
@@ -287,16 +302,25 @@ func appendOwn(all, own []kgo.RecordHeader, h kgo.RecordHeader) ([]kgo.RecordHea
 	return all, all[len(all)-n-1 : len(all) : len(all)]
 }
 
-// touchIndex finds the index of a (span, slot) pair, the last one at once.
+// touchIndex finds the index of a span and a target partition, the last one at
+// once.
 type touchIndex struct {
 	p    *prepared
 	last int32
-	more map[relay.Touch]int32
+	more map[touchKey]int32
 }
 
-func (x *touchIndex) of(span, slot int) int32 {
-	t := relay.Touch{Span: span, Slot: slot}
-	if ts := x.p.touches; len(ts) > 0 && ts[x.last] == t {
+// touchKey tells touches apart. Only partitions without a slot are known by name.
+type touchKey struct {
+	relay.Touch
+	elsewhere position.TP
+}
+
+func (x *touchIndex) of(span, slot int, r *kgo.Record) int32 {
+	t := touchKey{Touch: relay.Touch{Span: span, Slot: slot}}
+	if slot < 0 {
+		t.elsewhere = position.TP{Topic: r.Topic, Partition: r.Partition}
+	} else if ts := x.p.touches; len(ts) > 0 && ts[x.last] == t.Touch {
 		return x.last
 	}
 	if i, ok := x.more[t]; ok {
@@ -304,11 +328,12 @@ func (x *touchIndex) of(span, slot int) int32 {
 		return i
 	}
 	if x.more == nil {
-		x.more = map[relay.Touch]int32{}
+		x.more = map[touchKey]int32{}
 	}
 	x.last = int32(len(x.p.touches))
 	x.more[t] = x.last
-	x.p.touches = append(x.p.touches, t)
+	x.p.touches = append(x.p.touches, t.Touch)
+	x.p.targets = append(x.p.targets, position.TP{Topic: r.Topic, Partition: r.Partition})
 	return x.last
 }
 

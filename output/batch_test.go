@@ -7,8 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/record"
-	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
 func sources(span int, offsets ...int64) []*record.Source {
@@ -71,10 +71,17 @@ func TestTouchIndex(t *testing.T) {
 	p := &prepared{}
 	x := touchIndex{p: p}
 	var got []int32
-	for _, t := range []relay.Touch{{Span: 0, Slot: 3}, {Span: 0, Slot: 3}, {Span: 0, Slot: 4}, {Span: 1, Slot: 3}, {Span: 0, Slot: 3}, {Span: 0, Slot: 4}} {
-		got = append(got, x.of(t.Span, t.Slot))
+	for _, t := range []struct {
+		span, slot int
+		partition  int32
+	}{{0, 3, 3}, {0, 3, 3}, {0, 4, 4}, {1, 3, 3}, {0, 3, 3}, {0, 4, 4}, {0, elsewhere, 8}, {0, elsewhere, 9}, {0, elsewhere, 8}} {
+		got = append(got, x.of(t.span, t.slot, &kgo.Record{Topic: "t", Partition: t.partition}))
 	}
-	if diff := cmp.Diff([]int32{0, 0, 1, 2, 0, 1}, got); diff != "" || len(p.touches) != 3 {
+	if diff := cmp.Diff([]int32{0, 0, 1, 2, 0, 1, 3, 4, 3}, got); diff != "" || len(p.touches) != 5 {
 		t.Fatal(diff, p.touches)
+	}
+	want := []position.TP{{Topic: "t", Partition: 3}, {Topic: "t", Partition: 4}, {Topic: "t", Partition: 3}, {Topic: "t", Partition: 8}, {Topic: "t", Partition: 9}}
+	if diff := cmp.Diff(want, p.targets); diff != "" {
+		t.Fatal(diff)
 	}
 }

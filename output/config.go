@@ -38,6 +38,8 @@ const (
 	fieldMetadataMaxAge  = "metadata_max_age"
 	fieldConnIdleTimeout = "conn_idle_timeout"
 	fieldReplication     = "replication_factor"
+	fieldCreateTopics    = "create_topics"
+	fieldCreateParts     = "create_partitions"
 	fieldOriginHeader    = "origin_header"
 	fieldTimestampHeader = "timestamp_header"
 	fieldHeaderMetadata  = "header_metadata"
@@ -57,7 +59,9 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 		Fields(
 			service.NewStringListField(fieldSeedBrokers).
 				Description("Brokers of the target cluster to connect to first. An item may hold several, separated by commas. Kafka: bootstrap.servers.").
-				Example([]string{"target-a:9092", "target-b:9092"}),
+				Example([]string{"target-a:9092", "target-b:9092"})).
+		Fields(kafka.SecurityFields()...).
+		Fields(
 			service.NewStringField(fieldClientID).Default("kafka-failover").Advanced().
 				Description("How the relay names itself to brokers. Kafka: client.id."),
 			service.NewStringField(fieldRelay).Default("").Advanced().
@@ -96,8 +100,12 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 				Description("Age at which topic metadata is asked for again. Kafka: metadata.max.age.ms."),
 			service.NewDurationField(fieldConnIdleTimeout).Default("20s").Advanced().
 				Description("Idle time after which a connection is closed. Kafka: connections.max.idle.ms."),
+			service.NewBoolField(fieldCreateTopics).Default(false).
+				Description("Create target topics that are missing, with the source topic's partition count and these of its settings: "+mirroredSettings()+". A missing `dead_letter_topic` is created too, with one partition. Needs the right to create topics, and to read the source's topic configurations. false: the relay stops and prints the command that creates them."),
+			service.NewBoolField(fieldCreateParts).Default(false).
+				Description("Where a source topic has more partitions than its target topic, at start or later, add them there; with `auto` nothing is added, since keys would change their partitions. false: the relay stops and prints the command that adds them."),
 			service.NewIntField(fieldReplication).Default(-1).Advanced().
-				Description("Replication factor of the progress topic when it is created; -1: the broker's default."),
+				Description("Replication factor of topics that this output creates, the progress topic among them; -1: the broker's default."),
 			service.NewStringField(fieldOriginHeader).Default("_origin").Advanced().
 				Description("Header that ties a target record to its source record. May be empty only with `resume: watermark` or `delivery: exactly_once`."),
 			service.NewStringField(fieldTimestampHeader).Default("").Advanced().
@@ -107,7 +115,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 			kafka.EnumField(fieldOnError, onErrorStop, onErrorDeadLetter, onErrorDrop).Default(onErrorStop).
 				Description("What to do with a relayed message that a processor failed on, or a record the target will never take: `stop` the relay; `dead_letter`: write the source record to `dead_letter_topic` and go on; or `drop` it. Both are counted, and one a second is named in the log."),
 			service.NewStringField(fieldDeadLetter).Default("").
-				Description("With `on_error: dead_letter`: the topic of the target for such records, in the order of their source partition, with `exactly_once` in the same transaction. A letter has key, value and headers of the source record, the header of `origin_header`, and `_dead_letter_error`, `_dead_letter_component` (label, name and path of the processor, or this output) and `_dead_letter_timestamp_ms`; its own timestamp is the time of writing. The value of a record that was too large is left out, and `_dead_letter_omitted_bytes` says how long it was. It must exist, with `cleanup.policy=delete`."),
+				Description("With `on_error: dead_letter`: the topic of the target for such records, in the order of their source partition, with `exactly_once` in the same transaction. A letter has key, value and headers of the source record, the header of `origin_header`, and `_dead_letter_error`, `_dead_letter_component` (label, name and path of the processor, or this output) and `_dead_letter_timestamp_ms`; its own timestamp is the time of writing. The value of a record that was too large is left out, and `_dead_letter_omitted_bytes` says how long it was. It must exist, with `cleanup.policy=delete`, unless `create_topics` is set."),
 		).
 		LintRule(lintRule)
 }
@@ -124,6 +132,7 @@ const lintRule = `root = match {
   this.on_error.or("") == "dead_letter" && this.dead_letter_topic.or("") == "" => [ "on_error: dead_letter needs a dead_letter_topic: name a topic of the target" ]
   this.on_error.or("") != "dead_letter" && this.dead_letter_topic.or("") != "" => [ "dead_letter_topic is only used with on_error: dead_letter" ]
   [ "linger", "metadata_max_age", "conn_idle_timeout", "commit_interval", "transaction_timeout" ].any(f -> !this.get(f).or("1s").string().re_match("^([0-9.]+(ns|us|µs|ms|s|m|h))+$")) => [ "linger, metadata_max_age, conn_idle_timeout, commit_interval and transaction_timeout are times: write a number and a unit, such as 500ms or 30s" ]
+  this.replication_factor.or(-1).number(0) < 1 && this.replication_factor.or(-1).number(0) != -1 => [ "replication_factor is %v and must be at least 1, or -1 for the broker's default".format(this.replication_factor) ]
   [ "max_in_flight", "max_buffered_records" ].any(f -> this.get(f).or(1).number(0) < 1) => [ "max_in_flight and max_buffered_records must be at least 1" ]
 }`
 
@@ -154,17 +163,19 @@ type config struct {
 	commitInterval time.Duration
 	progressTopic  string
 	replication    int16
-	topic          *service.InterpolatedString
-	key            *service.InterpolatedString
-	partition      *service.InterpolatedString
-	hasTopic       bool
-	hasKey         bool
-	hasPartition   bool
-	maxBuffered    int
-	maxInFlight    int
-	originHeader   string
-	rules          record.Rules
-	onError        string
+	// createTopics, createPartitions: what the target lacks is made.
+	createTopics, createPartitions bool
+	topic                          *service.InterpolatedString
+	key                            *service.InterpolatedString
+	partition                      *service.InterpolatedString
+	hasTopic                       bool
+	hasKey                         bool
+	hasPartition                   bool
+	maxBuffered                    int
+	maxInFlight                    int
+	originHeader                   string
+	rules                          record.Rules
+	onError                        string
 	// deadLetterTopic is empty but with onErrorDeadLetter.
 	deadLetterTopic string
 	logger          *service.Logger
@@ -187,6 +198,7 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 			ClientID:        r.String(fieldClientID),
 			MetadataMaxAge:  r.Duration(fieldMetadataMaxAge, 10*time.Millisecond),
 			ConnIdleTimeout: r.Duration(fieldConnIdleTimeout, time.Second),
+			Security:        r.Security(),
 			Logger:          logger,
 		},
 		producer: kafka.Producer{
@@ -199,10 +211,11 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 		relay:   r.String(fieldRelay),
 		relayID: r.String(fieldRelayID),
 
-		exactly:         r.String(fieldDelivery) == exactlyOnce,
-		commitInterval:  r.Duration(fieldCommitInterval, time.Millisecond),
-		progressTopic:   r.String(fieldProgressTopic),
-		replication:     int16(r.Int(fieldReplication, -1, 32767)),
+		exactly:        r.String(fieldDelivery) == exactlyOnce,
+		commitInterval: r.Duration(fieldCommitInterval, time.Millisecond),
+		progressTopic:  r.String(fieldProgressTopic),
+		replication:    int16(r.Int(fieldReplication, -1, 32767)),
+		createTopics:   r.Bool(fieldCreateTopics), createPartitions: r.Bool(fieldCreateParts),
 		maxBuffered:     r.Int(fieldMaxBuffered, 1, 1<<30),
 		maxInFlight:     r.Int(fieldMaxInFlight, 1, 1024),
 		originHeader:    r.String(fieldOriginHeader),
@@ -252,6 +265,8 @@ func (c config) check(acks string) error {
 		return fmt.Errorf("dead_letter_topic %q is not a topic name: letters, digits, '.', '_' and '-', at most 249", c.deadLetterTopic)
 	case c.deadLetterTopic == c.progressTopic:
 		return fmt.Errorf("dead_letter_topic is %q, which is the progress_topic: records there would be taken for marks", c.deadLetterTopic)
+	case c.replication == 0:
+		return errors.New("replication_factor is 0 and must be at least 1, or -1 for the broker's default")
 	case !topicPattern.MatchString(c.progressTopic):
 		return fmt.Errorf("progress_topic %q is not a topic name: letters, digits, '.', '_' and '-', at most 249", c.progressTopic)
 	}

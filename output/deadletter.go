@@ -42,9 +42,15 @@ var failedIn = func() *bloblang.Executor {
 	return e
 }()
 
-// componentOf is the component's label, name and path, as far as the engine has
-// noted them.
-func componentOf(m *service.Message) string {
+// componentOf is the label, name and path, as far as they are noted, of the
+// component that failed; empty if none did.
+func componentOf(m *service.Message, src *record.Source) string {
+	switch {
+	case m == nil && src.Failed != nil:
+		return src.Failed.Component
+	case m == nil || m.GetError() == nil:
+		return ""
+	}
 	v, err := m.BloblangQueryValue(failedIn)
 	text, _ := v.(string)
 	if err != nil || text == "" {
@@ -75,8 +81,10 @@ func (s *session) deadLetters(ctx context.Context, dead []*badMessage) error {
 		letters[i] = s.letter(bad, topic, partitions)
 	}
 	if err := s.produceAll(ctx, letters); liesInRecord(err) {
+		s.out.countRefused(err)
 		return s.noLetters(dead[0], err)
 	} else if err != nil {
+		s.out.countRefused(err)
 		return fmt.Errorf("writing to dead_letter_topic %q: %w", topic, err)
 	}
 	for _, bad := range dead {

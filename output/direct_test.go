@@ -29,7 +29,7 @@ func preparing(t testing.TB, direct bool) *session {
 	g := relay.NewGeneration(seat, nil, relay.Plan{
 		Standing: st, Starts: []position.PartStart{{Slots: []int{0}}}, WindowBytes: 1 << 30, Direct: direct, Standard: true,
 	})
-	out := &Output{name: "output x", metrics: metrics.NewOutput(service.MockResources().Metrics()), log: service.MockResources().Logger()}
+	out := &Output{name: "output x", metrics: metrics.NewOutput(service.MockResources().Metrics()), engine: metrics.NewEngineOutput(service.MockResources().Metrics()), log: service.MockResources().Logger()}
 	out.conf.producer = kafka.Producer{MaxMessageBytes: 1 << 20}
 	return &session{out: out, gen: g, rules: record.Rules{Standard: true, TimestampHeader: "_t"}, topics: map[string]kafka.Topic{"t": {}}}
 }
@@ -44,17 +44,16 @@ func batchFrom(t testing.TB, s *session, records []*kgo.Record) (*relay.Ticket, 
 	ctx := relay.WithTicket(context.Background(), ticket)
 	shared := &record.Batch{Ticket: ticket.Number(), Standard: true}
 	sources := make([]record.Source, len(records))
-	batch := make(service.MessageBatch, len(records))
 	for i, r := range records {
 		sources[i] = record.Source{Record: r, Batch: shared}
-		if s.gen.Direct {
-			batch[i] = record.NewBare(ctx, r)
-		} else {
-			batch[i] = record.NewMessage(ctx, &sources[i])
-		}
 	}
 	if s.gen.Direct {
 		ticket.Carry(sources)
+		return ticket, service.MessageBatch{record.NewCarrier(ctx)}
+	}
+	batch := make(service.MessageBatch, len(records))
+	for i := range sources {
+		batch[i] = record.NewMessage(ctx, &sources[i])
 	}
 	return ticket, batch
 }
@@ -81,7 +80,8 @@ func readRecords(n int) []*kgo.Record {
 	return out
 }
 
-// Bare messages and full ones that nothing has changed become the same records.
+// Records without messages and full messages that nothing has changed become the
+// same records.
 func TestDirectWritesTheSame(t *testing.T) {
 	var got [2][]kgo.Record
 	for i, direct := range []bool{false, true} {
@@ -113,21 +113,20 @@ func TestDirectWritesTheSame(t *testing.T) {
 // What did not come as it was read is refused, whatever it is.
 func TestDirectRefuses(t *testing.T) {
 	for name, change := range map[string]func(service.MessageBatch) service.MessageBatch{
-		"less":    func(b service.MessageBatch) service.MessageBatch { return b[:4] },
+		"less":    func(b service.MessageBatch) service.MessageBatch { return b[:0] },
 		"more":    func(b service.MessageBatch) service.MessageBatch { return append(b, b[0]) },
-		"swapped": func(b service.MessageBatch) service.MessageBatch { b[0], b[1] = b[1], b[0]; return b },
-		"changed": func(b service.MessageBatch) service.MessageBatch { b[1].SetBytes([]byte("other")); return b },
+		"changed": func(b service.MessageBatch) service.MessageBatch { b[0].SetBytes([]byte("other")); return b },
+		"failed":  func(b service.MessageBatch) service.MessageBatch { b[0].SetError(errors.New("x")); return b },
 		"an equal copy": func(b service.MessageBatch) service.MessageBatch {
-			v, _ := b[1].AsBytes()
-			b[1].SetBytes(append([]byte(nil), v...))
+			v, _ := b[0].AsBytes()
+			b[0].SetBytes(append([]byte(nil), v...))
 			return b
 		},
-		"another for an empty one": func(b service.MessageBatch) service.MessageBatch { b[2].SetBytes([]byte("x")); return b },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := preparing(t, true)
 			ticket, batch := batchFrom(t, s, readRecords(5))
-			if p, err := s.prepare(ticket, change(batch)); !errors.Is(err, errNotDirect) {
+			if p, err := s.prepare(ticket, change(batch)); !errors.Is(err, relay.ErrNotDirect) {
 				t.Fatalf("%+v, %v", p, err)
 			}
 		})
@@ -147,9 +146,9 @@ func TestDirectFailedMessage(t *testing.T) {
 			s.out.conf.onError = onErrorDrop
 		}
 		ticket, batch := batchFrom(t, s, readRecords(5))
-		batch[3].SetError(c.err)
+		ticket.Carried()[3].Failed = &record.Failure{Err: c.err, Component: "kafka_failover_filter x"}
 		p, err := s.prepare(ticket, batch)
-		if err != nil || (p.bad != nil) != c.bad || (c.bad && (len(p.records) != 3 || !strings.Contains(p.bad.Error(), "offset"))) || (!c.bad && len(p.records) != 4) {
+		if err != nil || (p.bad != nil) != c.bad || (c.bad && (len(p.records) != 3 || !strings.Contains(p.bad.Error(), "offset"))) || (!c.bad && len(p.records) != 4) || (c.bad && p.bad.component != "kafka_failover_filter x") {
 			t.Errorf("%+v: %v, %+v", c, err, p)
 		}
 	}

@@ -57,7 +57,7 @@ func (b *bearing) fence(ctx context.Context) error {
 }
 
 func (o *Output) becomeProducer(ctx context.Context, p kafka.Producer) (*kgo.Client, error) {
-	client, err := kafka.Dial(p.Opts(o.conf.conn))
+	client, err := o.dial(p.Opts(o.conf.conn))
 	if err != nil {
 		return nil, err
 	}
@@ -213,5 +213,5 @@ func (o *Output) explainFence(p kafka.Producer, err error) error {
 			Cure:   "lower it, or raise transaction.max.timeout.ms of the brokers",
 		}
 	}
-	return fmt.Errorf("becoming the producer of transactional.id %q: %w", p.TransactionalID, err)
+	return fmt.Errorf("becoming the producer of transactional.id %q: %w", p.TransactionalID, o.conf.conn.Explain(err))
 }

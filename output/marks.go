@@ -133,6 +133,9 @@ func (s *session) writeMarksAlone(ctx context.Context, client *kgo.Client, state
 		first, err = s.writeMarksWith(ctx, client, statements)
 		return err
 	})
+	if err == nil {
+		s.out.metrics.Marked()
+	}
 	return first, err
 }
 
@@ -161,7 +164,14 @@ func (s *session) writeMarksWith(ctx context.Context, client *kgo.Client, statem
 		key, mark := s.mark(st)
 		records[i] = markRecord(s.progress.Name, key, mark)
 	}
-	return produceMarks(ctx, client, records)
+	first, err := produceMarks(ctx, client, records)
+	switch {
+	case err != nil:
+		s.out.countRefused(err)
+	case len(records) > 0 && s.tx == nil:
+		s.out.metrics.Marked()
+	}
+	return first, err
 }
 
 func markRecord(topic string, key position.Key, mark position.Mark) *kgo.Record {
@@ -296,7 +306,7 @@ func (s *session) disown(ctx context.Context, d *relay.Disowned) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMarksTimeout)
 	defer cancel()
-	client, err := kafka.Dial(s.out.conf.producer.Opts(s.out.conf.conn))
+	client, err := s.out.dial(s.out.conf.producer.Opts(s.out.conf.conn))
 	if err != nil {
 		return err
 	}

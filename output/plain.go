@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/kafka-failover/kafka-failover/internal/kafka"
 )
 
 // plain writes messages that no kafka_failover input made: an ordinary Kafka
@@ -32,7 +31,7 @@ func (p *plain) open(o *Output) (*kgo.Client, error) {
 	if !o.conf.hasPartition {
 		opts = append(opts, kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 	}
-	c, err := kafka.Dial(opts)
+	c, err := o.dial(opts)
 	p.client = c
 	return c, err
 }
@@ -48,8 +47,9 @@ func (p *plain) connect(ctx context.Context, o *Output) error {
 	if err != nil {
 		return err
 	}
+	o.pulse.start(o.metrics)
 	if err := c.Ping(ctx); err != nil {
-		return fmt.Errorf("target (%v) cannot be reached: %w", o.conf.conn.SeedBrokers, err)
+		return fmt.Errorf("target (%v) cannot be reached: %w", o.conf.conn.SeedBrokers, o.conf.conn.Explain(err))
 	}
 	return nil
 }
@@ -82,9 +82,12 @@ func (o *Output) writePlain(ctx context.Context, batch service.MessageBatch) err
 			return err
 		}
 	}
+	began := time.Now()
 	if err := c.ProduceSync(ctx, records...).FirstErr(); err != nil {
-		return fmt.Errorf("writing to %s: %w", records[0].Topic, err)
+		o.countRefused(err)
+		return fmt.Errorf("writing to %s: %w", records[0].Topic, o.conf.conn.Explain(err))
 	}
+	o.metrics.Flushed(len(records), time.Since(began))
 	return nil
 }
 

@@ -38,6 +38,7 @@ type Output struct {
 	seats   []*relay.Seat
 	refused refusals
 	metrics *metrics.Output
+	engine  *metrics.Engine
 	plain   plain
 
 	// instance tells this output from any other that writes the same marks,
@@ -62,6 +63,7 @@ type Output struct {
 	// content are the IDs of topics that records were sent to by content.
 	content sync.Map
 	named   time.Time
+	pulse   pulse
 }
 
 type found struct {
@@ -89,8 +91,9 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Output, error) {
 	}
 	o := &Output{
 		conf: conf, log: res.Logger(), instance: hex.EncodeToString(id),
-		name: "output " + componentName(res), metrics: metrics.NewOutput(res.Metrics()),
+		name: "output " + componentName(res), metrics: metrics.NewOutput(res.Metrics()), engine: metrics.NewEngineOutput(res.Metrics()),
 	}
+	o.conf.conn.Events = o.events()
 	o.seats = append(o.seats, relay.Join(res, conf.relay).AnnounceOutput(o, o.weak()))
 	if label := res.Label(); label != "" && conf.relay == "" {
 		// An output resource is found by its label.
@@ -156,6 +159,9 @@ func (o *Output) WriteBatch(ctx context.Context, batch service.MessageBatch) err
 	return nil
 }
 
+// Own implements relay.Target.
+func (o *Output) Own() []string { return []string{o.conf.progressTopic, o.conf.deadLetterTopic} }
+
 // Left implements relay.Target.
 func (o *Output) Left() bool {
 	o.mu.Lock()
@@ -206,6 +212,7 @@ func (o *Output) Close(ctx context.Context) error {
 		cluster.Close()
 	}
 	o.plain.close()
+	o.pulse.stop(o.metrics)
 	return nil
 }
 
@@ -218,6 +225,7 @@ func (o *Output) admin() (*kafka.Cluster, error) {
 	if o.cluster == nil {
 		c, err := o.conf.conn.Admin()
 		if err != nil {
+			o.metrics.NoClient()
 			return nil, err
 		}
 		o.cluster = c

@@ -55,53 +55,76 @@ func (p *preview) introduce(ctx context.Context) (err error) {
 	if err := p.describe(ctx); err != nil {
 		return err
 	}
-	conn := p.out.conf.conn
-	p.Found.Add(preflight.OK, preflight.OnTarget, "connection", "%s, cluster ID %s", conn.Security(), p.desc.ClusterID)
+	p.Found.AddConnection(preflight.OnTarget, p.out.conf.conn, p.desc.ClusterID)
 	if !p.query.MarksOnly {
-		p.Topics, err = p.cluster.Configs(ctx, p.topics()...)
+		names := p.topics()
+		if t := p.out.conf.deadLetterTopic; t != "" {
+			names = append(names, t)
+		}
+		p.Topics, err = p.cluster.Configs(ctx, names...)
 	}
 	return err
 }
 
 // listEnds lists the ends as they are, open transactions or not.
 func (p *preview) listEnds(ctx context.Context) (err error) {
-	if p.starts, err = p.cluster.Offsets(ctx, kafka.LogStart, p.topics()...); err == nil {
-		p.ends, err = p.cluster.Offsets(ctx, kafka.HighWatermark, p.topics()...)
+	if p.starts, err = p.cluster.Offsets(ctx, kafka.LogStart, p.made()...); err == nil {
+		p.ends, err = p.cluster.Offsets(ctx, kafka.HighWatermark, p.made()...)
 	}
 	return err
 }
 
-// checkTopics tells of each route whether its target topic can take it.
-func (p *preview) checkTopics(context.Context) error {
-	told := map[string]bool{}
-	for _, t := range p.query.Topics {
-		name := t.Route.Target
-		if err := p.checkTopic(t); err != nil {
-			p.Found.Add(preflight.Fail, preflight.OnTarget, "topic "+name, "%v", err)
-			continue
-		}
-		if told[name] {
-			continue
-		}
-		told[name] = true
-		conf := p.Topics[name]
-		p.Found.Add(preflight.OK, preflight.OnTarget, "topic "+name, "%s", conf.Describe(p.desc.Topics[name].Partitions))
-		if conf.Known && p.MaxMessageBytes > conf.MaxMessageBytes {
-			p.Found.Add(preflight.Warn, preflight.OnTarget, "topic "+name, "max_message_bytes of the output is %s and max.message.bytes of the topic %s: batches between the two would be refused; make them equal",
-				humanize.IBytes(uint64(p.MaxMessageBytes)), humanize.IBytes(uint64(conf.MaxMessageBytes)))
-		}
-		if conf.LogAppendTime {
-			p.Found.Add(preflight.Warn, preflight.OnTarget, "topic "+name, "message.timestamp.type=LogAppendTime: the target puts its own time in place of the records' timestamps")
-		}
+// checkTopics tells of each target topic whether it can take what it is sent, or
+// what a start would make of it; from there on the preview goes by that.
+func (p *preview) checkTopics(ctx context.Context) error {
+	ds, err := p.demands(ctx)
+	if err != nil {
+		return err
 	}
-	if name := p.out.conf.deadLetterTopic; name != "" {
-		if err := p.checkDeadLetters(); err != nil {
-			p.Found.Add(preflight.Fail, preflight.OnTarget, "dead letters", "%v", err)
-		} else {
-			p.Found.Add(preflight.OK, preflight.OnTarget, "dead letters", "topic %s", name)
-		}
+	if err := p.checkDeadLetters(); err != nil {
+		p.Found.Add(preflight.Fail, preflight.OnTarget, "dead letters", "%v", err)
+	}
+	for _, d := range ds {
+		p.checkTopic(d)
 	}
 	return nil
+}
+
+func (p *preview) checkTopic(d demand) {
+	add := func(level preflight.Level, format string, args ...any) {
+		p.Found.Add(level, preflight.OnTarget, "topic "+d.topic, format, args...)
+	}
+	switch act, err := d.remedy(p.desc.Topics[d.topic], p.out.conf.may(), p.out.conf.conn.SeedBrokers[0]); {
+	case err != nil:
+		add(preflight.Fail, "%v", err)
+	case act == create:
+		p.desc.Topics[d.topic] = kafka.Topic{Partitions: d.created}
+		p.unmade = append(p.unmade, d.topic)
+		add(preflight.OK, "does not exist yet; create_topics: the relay creates it at its start with %d partitions, %s", d.created, d.settings)
+	case act == grow:
+		t := p.desc.Topics[d.topic]
+		add(preflight.OK, "has %d partitions; create_partitions: the relay gives it %d at its start", t.Partitions, d.partitions)
+		t.Partitions = d.partitions
+		p.desc.Topics[d.topic] = t
+	default:
+		p.describeTopic(d.topic, add)
+	}
+}
+
+// describeTopic tells of a topic that is there.
+func (p *preview) describeTopic(name string, add func(preflight.Level, string, ...any)) {
+	conf := p.Topics[name]
+	add(preflight.OK, "%s", conf.Describe(p.desc.Topics[name].Partitions))
+	if name == p.out.conf.deadLetterTopic {
+		return
+	}
+	if conf.Known && p.MaxMessageBytes > conf.MaxMessageBytes {
+		add(preflight.Warn, "max_message_bytes of the output is %s and max.message.bytes of the topic %s: batches between the two would be refused; make them equal",
+			humanize.IBytes(uint64(p.MaxMessageBytes)), humanize.IBytes(uint64(conf.MaxMessageBytes)))
+	}
+	if conf.LogAppendTime {
+		add(preflight.Warn, "message.timestamp.type=LogAppendTime: the target puts its own time in place of the records' timestamps")
+	}
 }
 
 // checkDelivery tells whether the target can take transactions, if they are
@@ -183,7 +206,7 @@ func (o *Output) existingProgress(ctx context.Context, c *kafka.Cluster) (*progr
 }
 
 // Marks implements relay.Target.
-func (o *Output) Marks(ctx context.Context, routes []relay.Route) ([]relay.MarkedPart, error) {
+func (o *Output) Marks(ctx context.Context, s relay.Selection) ([]relay.MarkedPart, error) {
 	c, err := o.conf.conn.Admin()
 	if err != nil {
 		return nil, err
@@ -207,10 +230,8 @@ func (o *Output) Marks(ctx context.Context, routes []relay.Route) ([]relay.Marke
 	}
 	var out []relay.MarkedPart
 	for k, e := range marks {
-		for _, r := range routes {
-			if k.RelayID == id && k.Source.Topic == r.Source && k.Target == r.Target {
-				out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: e.Mark.Next})
-			}
+		if r, ok := s.Route(k.Source.Topic); ok && k.RelayID == id && k.Target == r.Target {
+			out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: e.Mark.Next})
 		}
 	}
 	slices.SortFunc(out, func(a, b relay.MarkedPart) int {

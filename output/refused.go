@@ -123,6 +123,7 @@ func (s *session) alone(ctx context.Context, p *prepared, held int64) (int, erro
 	switch {
 	case s.careful.covers(s.gen, p.ticket):
 		n = len(p.records)
+		s.out.metrics.Retried(1)
 	case s.tx == nil && p.ticket.Number() == 0:
 		n = min(1, len(p.records))
 	}
@@ -149,12 +150,12 @@ func (d *delivery) probe(ctx context.Context, n int) error {
 		err := d.s.produceAll(ctx, stretch)
 		if err == nil {
 			for i := range stretch {
-				touch := d.p.touch[from+i]
-				d.ends[touch] = max(d.ends[touch], stretch[i].Offset+1)
+				d.wrote(int(d.p.touch[from+i]), &stretch[i])
 			}
 			d.s.gen.Touch()
 			continue
 		}
+		d.s.out.countRefused(err)
 		if !liesInRecord(err) {
 			return d.unfinished(err, d.s.single)
 		}
@@ -165,6 +166,7 @@ func (d *delivery) probe(ctx context.Context, n int) error {
 			case liesInRecord(err):
 				bad := &badMessage{source: d.p.sources[from+i], err: fmt.Errorf("target partition %s/%d will never take it: %w", stretch[i].Topic, stretch[i].Partition, err)}
 				d.s.out.refused.condemn(bad)
+				d.s.out.metrics.GivenUp()
 				if first == nil {
 					first = bad
 				}
@@ -210,12 +212,14 @@ func (d *delivery) handAlone(ctx context.Context, n int) error {
 		r := &d.p.records[d.from]
 		switch err := d.s.produceAll(ctx, d.p.records[d.from:d.from+1]); {
 		case err == nil:
-			d.ends[d.p.touch[d.from]] = r.Offset + 1
+			d.wrote(int(d.p.touch[d.from]), r)
 			d.s.gen.Touch()
 		case !liesInRecord(err):
+			d.s.out.countRefused(err)
 			return fmt.Errorf("target partition %s/%d refused a record: %w", r.Topic, r.Partition, err)
 		default:
 			bad := &badMessage{source: d.p.sources[d.from], err: fmt.Errorf("target partition %s/%d will never take it: %w", r.Topic, r.Partition, err)}
+			d.s.out.metrics.GivenUp()
 			if d.s.gen.Strict || d.s.stopsAt(bad) {
 				return stopAt(bad)
 			}

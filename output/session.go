@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
+	"github.com/kafka-failover/kafka-failover/internal/metrics"
 	"github.com/kafka-failover/kafka-failover/internal/position"
 	"github.com/kafka-failover/kafka-failover/internal/position/progress"
 	"github.com/kafka-failover/kafka-failover/internal/record"
@@ -58,7 +60,7 @@ func (o *Output) newSession(g *relay.Generation, f *found) (*session, error) {
 	}
 	if client == nil {
 		var err error
-		if client, err = kafka.Dial(o.conf.producer.Opts(o.conf.conn)); err != nil {
+		if client, err = o.dial(o.conf.producer.Opts(o.conf.conn)); err != nil {
 			return nil, err
 		}
 	}
@@ -81,6 +83,11 @@ func (o *Output) newSession(g *relay.Generation, f *found) (*session, error) {
 func (s *session) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
+	for _, p := range s.gen.Parts { // shown before the first record
+		if p.Slots == 1 {
+			s.out.metrics.Relayed(metrics.NewPath(p.Source.Topic, p.Source.Partition, p.Route.Target, s.gen.Slots[p.FirstSlot].Partition), 0)
+		}
+	}
 	s.running.Go(func() { s.watch(ctx) })
 	switch {
 	case s.tx != nil:
@@ -157,6 +164,7 @@ func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
 	alone, err := s.alone(ctx, p, held)
 	if err == nil {
 		err = d.handAlone(ctx, alone)
+		d.count()
 	}
 	if err == nil {
 		err = d.bury(ctx, len(p.records))
@@ -181,6 +189,9 @@ func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
 		}
 		s.fatal(t, stopAt(p.bad))
 	default:
+		if len(p.records) > 0 {
+			s.out.metrics.Flushed(len(p.records), time.Since(d.began))
+		}
 		t.Landed(p.touches, d.ends)
 		t.Pass()
 	}
@@ -217,18 +228,39 @@ func (s *session) fatal(t *relay.Ticket, err error) {
 
 // delivery waits for a batch's records to be acknowledged.
 type delivery struct {
-	s      *session
-	p      *prepared
-	ends   []int64 // per touch: the end offset of its records
-	from   int     // records before it have been handled one by one
-	buried int     // of the dead letters: written
-	left   int
-	done   chan struct{}
-	err    error
+	s       *session
+	p       *prepared
+	began   time.Time
+	ends    []int64 // per touch: the end offset of its records
+	written []int64 // per touch: records acknowledged and not counted yet
+	from    int     // records before it have been handled one by one
+	buried  int     // of the dead letters: written
+	left    int
+	done    chan struct{}
+	err     error
 }
 
 func newDelivery(s *session, p *prepared) *delivery {
-	return &delivery{s: s, p: p, ends: make([]int64, len(p.touches)), done: make(chan struct{})}
+	n := len(p.touches)
+	return &delivery{s: s, p: p, began: time.Now(), ends: make([]int64, n), written: make([]int64, n), done: make(chan struct{})}
+}
+
+// count counts what was acknowledged, also of a batch of which some was refused.
+// In a transaction it counts once that is committed.
+func (d *delivery) count() {
+	for i, n := range d.written {
+		if n == 0 {
+			continue
+		}
+		d.written[i] = 0
+		from, to := d.s.gen.Parts[d.p.ticket.Spans()[d.p.touches[i].Span].Part].Source, d.p.targets[i]
+		path := metrics.NewPath(from.Topic, from.Partition, to.Topic, to.Partition)
+		if d.s.tx != nil {
+			d.s.tx.count(path, n)
+		} else {
+			d.s.out.metrics.Relayed(path, n)
+		}
+	}
 }
 
 // hand gives the records from d.from on to the producer. Their contexts cannot
@@ -256,8 +288,8 @@ func (d *delivery) promise(i int) func(*kgo.Record, error) {
 	return func(r *kgo.Record, err error) {
 		if err != nil {
 			d.refused(i, r, err)
-		} else if r.Offset >= d.ends[i] {
-			d.ends[i] = r.Offset + 1
+		} else {
+			d.wrote(i, r)
 		}
 		if d.left--; d.left == 0 {
 			close(d.done)
@@ -265,9 +297,15 @@ func (d *delivery) promise(i int) func(*kgo.Record, error) {
 	}
 }
 
+func (d *delivery) wrote(touch int, r *kgo.Record) {
+	d.ends[touch] = max(d.ends[touch], r.Offset+1)
+	d.written[touch]++
+}
+
 func (d *delivery) refused(touch int, r *kgo.Record, err error) {
 	if d.err == nil {
-		d.err = fmt.Errorf("target partition %s/%d refused a record batch: %w", r.Topic, r.Partition, err)
+		d.s.out.countRefused(err)
+		d.err = fmt.Errorf("target partition %s/%d refused a record batch: %w", r.Topic, r.Partition, d.s.out.conf.conn.Explain(err))
 		d.s.gen.Break(d.err)
 	}
 	if t := d.p.touches[touch]; liesInRecord(err) && d.firstIn(t.Slot) {
@@ -296,6 +334,7 @@ func (d *delivery) await(ctx context.Context) error {
 	case <-d.s.aborted:
 		return relay.ErrBroken
 	}
+	d.count()
 	if err := d.checkStrict(); err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 // Stand implements relay.Target: it ends the last generation's producer, and
 // gathers for every source partition what the target holds of it.
 func (o *Output) Stand(ctx context.Context, q relay.Query) (*relay.Standing, error) {
+	o.pulse.start(o.metrics)
 	o.mu.Lock()
 	old := o.session
 	if o.found != nil {
@@ -105,6 +106,8 @@ type bearing struct {
 	keys     []position.Key
 	standing *relay.Standing
 	client   *kgo.Client // the transactional producer
+	// unmade are topics that a start would create, in a preview.
+	unmade []string
 }
 
 func (b *bearing) take(ctx context.Context) error {
@@ -132,6 +135,11 @@ func (b *bearing) topics() []string {
 	return names
 }
 
+// made are the target's topics that are there.
+func (b *bearing) made() []string {
+	return slices.DeleteFunc(b.topics(), func(t string) bool { return slices.Contains(b.unmade, t) })
+}
+
 // describe finds the target's topics and refuses a target that is the source.
 func (b *bearing) describe(ctx context.Context) error {
 	topics := b.topics()
@@ -149,56 +157,6 @@ func (b *bearing) describe(ctx context.Context) error {
 	return nil
 }
 
-// checkTopics refuses topics that cannot take what the routes send them.
-func (b *bearing) checkTopics(context.Context) error {
-	for _, t := range b.query.Topics {
-		if err := b.checkTopic(t); err != nil {
-			return b.patient(err)
-		}
-		if err := b.out.checkKnown(t.Route.Target, b.desc.Topics[t.Route.Target].ID); err != nil {
-			return err
-		}
-	}
-	if err := b.checkDeadLetters(); err != nil {
-		return b.patient(err)
-	}
-	b.out.missing = 0
-	return nil
-}
-
-// checkDeadLetters refuses a dead letter topic that cannot be one.
-func (b *bearing) checkDeadLetters() error {
-	name := b.out.conf.deadLetterTopic
-	if name == "" {
-		return nil
-	}
-	if slices.Contains(b.topics(), name) {
-		return &position.Stop{Reason: fmt.Sprintf("dead_letter_topic %q is also the target of a route", name), Cure: "give dead_letter_topic another name"}
-	}
-	t := b.desc.Topics[name]
-	if t.Missing() {
-		return &position.Stop{
-			Reason: fmt.Sprintf("dead_letter_topic %q does not exist on the target", name),
-			Cure:   fmt.Sprintf("create it: kafka-topics.sh --bootstrap-server %s --create --topic %s", b.out.conf.conn.SeedBrokers[0], name),
-		}
-	}
-	return t.Usable(b.cluster.Conn.Name, name)
-}
-
-// missingAfter looks in a row that miss a topic or a partition are final; a
-// broker just started may not know all of them yet.
-const missingAfter = 3
-
-func (b *bearing) patient(err error) error {
-	if !isStop(err) {
-		return err
-	}
-	if b.out.missing++; b.out.missing >= missingAfter {
-		return err
-	}
-	return errors.New(err.Error())
-}
-
 // checkKnown refuses a topic that is another one than when the relay began.
 func (o *Output) checkKnown(topic, id string) error {
 	if o.known == nil {
@@ -211,35 +169,6 @@ func (o *Output) checkKnown(topic, id string) error {
 		}
 	}
 	o.known[topic] = id
-	return nil
-}
-
-func (b *bearing) checkTopic(t relay.SourceTopic) error {
-	target := b.desc.Topics[t.Route.Target]
-	need := t.Partitions
-	switch t.Route.Mode {
-	case relay.FixedPartition:
-		need = t.Route.Partition + 1
-	case relay.ByKey:
-		need = 1
-	}
-	brokers := b.out.conf.conn.SeedBrokers[0]
-	switch {
-	case target.Missing():
-		return &position.Stop{
-			Reason: fmt.Sprintf("target topic %q (route %s) does not exist", t.Route.Target, t.Route),
-			Cure:   fmt.Sprintf("create it: kafka-topics.sh --bootstrap-server %s --create --topic %s --partitions %d", brokers, t.Route.Target, max(need, t.Partitions)),
-		}
-	case target.Err != nil:
-		return fmt.Errorf("target topic %q: %w", t.Route.Target, target.Err)
-	case target.Partitions < need:
-		return &position.Stop{
-			Reason: fmt.Sprintf("target topic %q (route %s) has %d partitions and needs %d", t.Route.Target, t.Route, target.Partitions, need),
-			Cure:   fmt.Sprintf("add them: kafka-topics.sh --bootstrap-server %s --alter --topic %s --partitions %d", brokers, t.Route.Target, need),
-		}
-	case len(target.Leaderless) > 0:
-		return fmt.Errorf("target partition %s/%d has no leader", t.Route.Target, target.Leaderless[0])
-	}
 	return nil
 }
 
@@ -409,13 +338,13 @@ func (b *bearing) awaitStable(ctx context.Context, topics []string) (map[positio
 }
 
 func (b *bearing) listOffsets(ctx context.Context) (err error) {
-	if b.starts, err = b.cluster.Offsets(ctx, kafka.LogStart, b.topics()...); err != nil {
+	if b.starts, err = b.cluster.Offsets(ctx, kafka.LogStart, b.made()...); err != nil {
 		return err
 	}
 	if b.allTransactional() { // nothing of the target's records counts
-		b.ends, err = b.cluster.Offsets(ctx, kafka.HighWatermark, b.topics()...)
+		b.ends, err = b.cluster.Offsets(ctx, kafka.HighWatermark, b.made()...)
 	} else {
-		b.ends, err = b.awaitStable(ctx, b.topics())
+		b.ends, err = b.awaitStable(ctx, b.made())
 	}
 	if err != nil {
 		return err

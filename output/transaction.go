@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kafka-failover/kafka-failover/internal/metrics"
 	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
@@ -35,6 +36,7 @@ type transactor struct {
 	closing bool          // the current one takes no more batches
 	urgent  bool          // it is to be committed at once
 	failed  error
+	written map[metrics.Path]int64 // records acknowledged in the current one
 }
 
 // transaction is one of them.
@@ -48,7 +50,7 @@ type transaction struct {
 }
 
 func newTransactor(s *session) *transactor {
-	x := &transactor{s: s, quit: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{})}
+	x := &transactor{s: s, quit: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{}), written: map[metrics.Path]int64{}}
 	x.stop = sync.OnceFunc(func() { close(x.quit) })
 	return x
 }
@@ -226,11 +228,30 @@ func (x *transactor) commit(ctx context.Context) error {
 	if err := x.s.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return fmt.Errorf("committing a transaction: %w", err)
 	}
-	x.mu.Lock()
-	x.current, x.urgent = nil, false
-	x.mu.Unlock()
+	x.committed()
 	tx.over(nil)
 	return nil
+}
+
+// count notes records of the open transaction that were acknowledged: before the
+// batch they are in is, so before the commit.
+func (x *transactor) count(p metrics.Path, n int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.written[p] += n
+}
+
+// committed notes that the open transaction is committed, and counts what was
+// written in it.
+func (x *transactor) committed() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.current, x.urgent = nil, false
+	for p, n := range x.written {
+		x.s.out.metrics.Relayed(p, n)
+	}
+	clear(x.written)
+	x.s.out.metrics.Marked()
 }
 
 // over tells everybody that the transaction is committed, or given up.

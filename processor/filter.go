@@ -11,6 +11,7 @@ import (
 
 	"github.com/redpanda-data/benthos/v4/public/bloblang"
 	"github.com/redpanda-data/benthos/v4/public/service"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/metrics"
@@ -76,6 +77,7 @@ type Filter struct {
 	quick   *sync.Pool // of *quick; nil if the check asks for more than that knows
 	onError string
 	metrics *metrics.Filter
+	engine  *metrics.Engine
 	log     *service.Logger
 	loud    rate
 }
@@ -95,7 +97,7 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Filter, error) {
 		return nil, fmt.Errorf("name: %q is empty or counted for something else; give the filter a name of its own", f.name)
 	}
 	f.quick = newQuick(text)
-	f.metrics = metrics.NewFilter(res.Metrics(), f.name)
+	f.metrics, f.engine = metrics.NewFilter(res.Metrics(), f.name), metrics.NewEngineProcessor(res.Metrics())
 	return f, nil
 }
 
@@ -110,86 +112,116 @@ func (f *Filter) ProcessBatch(_ context.Context, batch service.MessageBatch) ([]
 	t := relay.TicketFrom(batch[0].Context())
 	b := &asked{f: f, ticket: t, batch: batch}
 	if t != nil && t.Generation().Direct {
-		if b.sources = t.Carried(); len(b.sources) != len(batch) {
+		if !record.IsCarrier(batch) {
 			return []service.MessageBatch{batch}, nil // the output refuses it and says why
 		}
+		b.batch, b.sources = nil, t.Carried()
+		f.engine.Received(len(b.sources) - 1)
 	}
-	kept, dropped := b.filter()
+	kept := b.filter()
 	if b.sources != nil {
-		t.Carry(b.sources[:len(kept)])
+		t.Carry(b.sources[:kept])
+		if kept > 0 {
+			b.batch = batch
+			f.engine.Sent(kept - 1)
+		}
 	}
-	if dropped > 0 {
-		f.metrics.Filtered(int64(dropped))
+	if b.dropped > 0 {
+		f.metrics.Filtered(int64(b.dropped))
 		if t != nil {
 			t.Filtered(b.records)
 		}
 	}
-	if len(kept) == 0 {
+	if kept == 0 {
 		return nil, nil
 	}
-	return []service.MessageBatch{kept}, nil
+	return []service.MessageBatch{b.batch}, nil
 }
 
 // asked is a batch that a filter is asked about.
 type asked struct {
 	f      *Filter
 	ticket *relay.Ticket // nil for messages of other inputs
-	batch  service.MessageBatch
-	// sources are those of the messages, where they are bare.
+	// batch has the messages, or sources what they would be made from, where the
+	// ticket carries them.
+	batch   service.MessageBatch
 	sources []record.Source
 	// full answers with all that Bloblang knows; made when it is first needed.
 	full *service.MessageBatchBloblangExecutor
-	// records is how many records were filtered: a processor before may have
-	// made several messages of one.
-	records int
+	// dropped messages; records is how many records they are: a processor before
+	// may have made several messages of one.
+	dropped, records int
 }
 
-// filter returns the messages that are kept, and how many are not. What is kept
-// takes the place of what is not, also among the sources.
-func (b *asked) filter() (kept service.MessageBatch, dropped int) {
+// size is how many there are.
+func (b *asked) size() int { return max(len(b.batch), len(b.sources)) }
+
+// filter moves what is kept to the front, and returns how many that are.
+func (b *asked) filter() (kept int) {
 	var q *quick
 	if b.f.quick != nil {
 		q, _ = b.f.quick.Get().(*quick)
 		defer b.f.quick.Put(q)
 	}
-	kept = make(service.MessageBatch, 0, len(b.batch))
-	var last *record.Source
-	for i, m := range b.batch {
-		src := b.source(i)
-		keep := m.GetError() != nil // something failed on it before: the output decides
+	if q == nil { // while all are where they were
+		b.full = b.complete().BloblangExecutor(b.f.check)
+	}
+	var left service.MessageBatch
+	if b.sources == nil { // the engine may still look at the batch it gave
+		left = make(service.MessageBatch, 0, len(b.batch))
+	}
+	var last *kgo.Record
+	for i := range b.size() {
+		m, src := b.item(i)
+		keep := b.hasFailed(m, src) // something did before: the output decides
 		if !keep {
 			var err error
 			if keep, err = b.ask(q, i, m, src); err != nil {
 				keep = b.failed(m, src, err)
 			}
 		}
-		if keep {
-			if b.sources != nil {
-				b.sources[len(kept)] = b.sources[i]
+		switch {
+		case !keep:
+			b.dropped++
+			if src != nil && last != src.Record {
+				b.records++
+				last = src.Record
 			}
-			kept = append(kept, m)
 			continue
+		case b.sources != nil:
+			b.sources[kept] = b.sources[i]
+		default:
+			left = append(left, m)
 		}
-		dropped++
-		if src != nil && (last == nil || last.Record != src.Record) {
-			b.records++
-		}
-		last = src
+		kept++
 	}
-	return kept, dropped
+	if b.sources == nil {
+		b.batch = left
+	}
+	return kept
 }
 
-func (b *asked) source(i int) *record.Source {
-	if b.sources != nil {
-		return &b.sources[i]
+// hasFailed tells whether something failed on a message before.
+func (*asked) hasFailed(m *service.Message, src *record.Source) bool {
+	if m == nil {
+		return src.Failed != nil
 	}
-	return record.SourceOf(b.batch[i])
+	return m.GetError() != nil
+}
+
+// item is a message, nil if the ticket carries the sources, and what it was or
+// would be made from.
+func (b *asked) item(i int) (*service.Message, *record.Source) {
+	if b.sources != nil {
+		return nil, &b.sources[i]
+	}
+	return b.batch[i], record.SourceOf(b.batch[i])
 }
 
 // ask puts the check to a message.
 func (b *asked) ask(q *quick, i int, m *service.Message, src *record.Source) (bool, error) {
 	if q != nil {
-		if keep, sure, err := q.ask(m, src, b.sources != nil); sure {
+		if keep, sure, err := q.ask(m, src); sure {
 			return keep, err
 		}
 	}
@@ -213,19 +245,19 @@ func (b *asked) ask(q *quick, i int, m *service.Message, src *record.Source) (bo
 // complete returns the batch with the metadata that each message would have
 // with `metadata: standard`.
 func (b *asked) complete() service.MessageBatch {
-	out := make(service.MessageBatch, len(b.batch))
-	for i, m := range b.batch {
-		out[i] = m
-		src := b.source(i)
-		if src == nil || (src.Batch.Standard && b.sources == nil) {
+	out := make(service.MessageBatch, b.size())
+	for i := range out {
+		m, src := b.item(i)
+		if m != nil && (src == nil || src.Batch.Standard) {
+			out[i] = m
 			continue
 		}
 		shared := *src.Batch
 		shared.Standard = true
-		whole := record.NewMessage(m.Context(), &record.Source{Record: src.Record, Span: src.Span, Batch: &shared})
-		if b.sources == nil { // what the pipeline has made of it counts
-			value, err := m.AsBytes()
-			if err == nil {
+		whole := record.NewMessage(context.Background(), &record.Source{Record: src.Record, Span: src.Span, Batch: &shared})
+		if m != nil { // what the pipeline has made of it counts
+			whole = whole.WithContext(m.Context())
+			if value, err := m.AsBytes(); err == nil {
 				whole.SetBytes(value)
 			}
 			_ = m.MetaWalkMut(func(name string, v any) error { whole.MetaSetMut(name, v); return nil })
@@ -259,7 +291,12 @@ func (b *asked) failed(m *service.Message, src *record.Source, err error) bool {
 // failed tells the same where the output heeds failed messages.
 func (f *Filter) failed(m *service.Message, src *record.Source, err error) bool {
 	if f.onError == onErrorStop {
-		m.SetError(fmt.Errorf("filter %q failed: %w (%w)", f.name, err, record.ErrStop))
+		err = fmt.Errorf("filter %q failed: %w (%w)", f.name, err, record.ErrStop)
+		if m == nil {
+			src.Failed = &record.Failure{Err: err, Component: Name + " " + f.name}
+		} else {
+			m.SetError(err)
+		}
 		return true
 	}
 	if f.loud.allows() {

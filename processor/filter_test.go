@@ -60,24 +60,22 @@ func run(f *Filter, sources []record.Source, bare, quick bool) (kept []int64, fa
 		b.sources = append(b.sources, sources...)
 	}
 	for i := range sources {
-		if bare {
-			b.batch = append(b.batch, record.NewBare(context.Background(), sources[i].Record))
-		} else {
+		if !bare {
 			b.batch = append(b.batch, record.NewMessage(context.Background(), &sources[i]))
 		}
 	}
-	msgs, _ := b.filter()
+	n := b.filter()
 	failed = map[int64]string{}
-	for i, m := range msgs {
-		src := record.SourceOf(m)
-		if bare {
-			src = &b.sources[i]
-			if !record.Untouched(m, src.Record) {
-				panic("a message and its source are not together")
-			}
+	for i := range n {
+		m, src := b.item(i)
+		var err error
+		if bare && src.Failed != nil {
+			err = src.Failed.Err
+		} else if !bare {
+			err = m.GetError()
 		}
 		kept = append(kept, src.Record.Offset)
-		if err := m.GetError(); err != nil {
+		if err != nil {
 			failed[src.Record.Offset] = err.Error()
 			if !errors.Is(err, record.ErrStop) {
 				panic(err)
@@ -209,20 +207,20 @@ func TestNames(t *testing.T) {
 }
 
 func TestNeedsOf(t *testing.T) {
-	for check, want := range map[string]needs{
+	for check, want := range map[string]struct{ document, more bool }{
 		`meta("a") == "this.b @ json("`:      {},
-		`meta(this.a) == "b"`:                {document: true, more: true},
-		`currency == "INR"`:                  {document: true},
-		`if currency == 1 { true }`:          {document: true},
+		`meta(this.a) == "b"`:                {true, true},
+		`currency == "INR"`:                  {true, false},
+		`if currency == 1 { true }`:          {true, false},
 		`random_int() > 5`:                   {},
 		`$x == 1.5e3`:                        {},
 		"meta(\"a\") == \"\"\"@\n\"\"\" # @": {},
-		`import "x"`:                         {document: true, more: true},
-		`this.apply("x")`:                    {document: true, more: true},
-		`metadata().a == 1`:                  {more: true},
+		`import "x"`:                         {true, true},
+		`this.apply("x")`:                    {true, true},
+		`metadata().a == 1`:                  {false, true},
 	} {
-		if got := needsOf(check); got != want {
-			t.Errorf("%s: %+v", check, got)
+		if n := needsOf(check); n.more != want.more || (n.whole || len(n.fields) > 0) != want.document {
+			t.Errorf("%s: %+v", check, n)
 		}
 	}
 }

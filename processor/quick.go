@@ -2,6 +2,7 @@ package processor
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -15,12 +16,12 @@ import (
 // several times what the check does: meta, metadata and content are functions of
 // its own that look at the record. One goroutine at a time has it.
 type quick struct {
-	exec     *bloblang.Executor
-	document bool // the check may look at the value's JSON
-	// The message the check is asked about, and its source.
+	exec  *bloblang.Executor
+	needs needs
+	// The message the check is asked about, nil if its ticket carries the source
+	// alone, and its source.
 	message *service.Message
 	source  *record.Source
-	bare    bool
 }
 
 // newQuick returns a pool of quick ones; nil if the check asks for anything
@@ -31,7 +32,7 @@ func newQuick(check string) *sync.Pool {
 		return nil
 	}
 	parse := func() (*quick, error) {
-		q := &quick{document: n.document}
+		q := &quick{needs: n}
 		env := bloblang.GlobalEnvironment().Clone()
 		if err := q.register(env); err != nil {
 			return nil, err
@@ -70,13 +71,18 @@ func (q *quick) register(env *bloblang.Environment) error {
 		return err
 	}
 	return env.RegisterFunctionV2("content", bloblang.NewPluginSpec(), func(*bloblang.ParsedParams) (bloblang.Function, error) {
-		return func() (any, error) { return q.message.AsBytes() }, nil
+		return func() (any, error) {
+			if q.message == nil {
+				return q.source.Record.Value, nil
+			}
+			return q.message.AsBytes()
+		}, nil
 	})
 }
 
 // find returns the metadata entry of a name, as the input would set it.
 func (q *quick) find(name string) (value any, ok bool) {
-	if !q.bare {
+	if q.message != nil {
 		if v, ok := q.message.MetaGetMut(name); ok {
 			return v, true
 		}
@@ -113,18 +119,12 @@ func (q *quick) metaText(name string) (any, error) {
 
 // ask puts the check to a message. It is not sure of one whose value is not
 // what the check needs: then the engine is to say what that means.
-func (q *quick) ask(m *service.Message, src *record.Source, bare bool) (keep, sure bool, err error) {
-	q.message, q.source, q.bare = m, src, bare
+func (q *quick) ask(m *service.Message, src *record.Source) (keep, sure bool, err error) {
+	q.message, q.source = m, src
 	defer func() { q.message, q.source = nil, nil }()
-	var this any
-	if q.document {
-		parsed := m
-		if bare { // nobody else needs the document, and kept it would fill the window
-			parsed = service.NewMessage(src.Record.Value)
-		}
-		if this, err = parsed.AsStructured(); err != nil {
-			return false, false, nil
-		}
+	this, err := q.this()
+	if err != nil {
+		return false, false, nil //nolint:nilerr // the engine says what it means
 	}
 	v, err := q.exec.Query(this)
 	if err != nil {
@@ -134,10 +134,28 @@ func (q *quick) ask(m *service.Message, src *record.Source, bare bool) (keep, su
 	return keep, true, err
 }
 
+// this is the document, as far as the check may look at it.
+func (q *quick) this() (any, error) {
+	switch {
+	case !q.needs.whole && len(q.needs.fields) == 0:
+		return nil, nil
+	case q.message != nil: // others may need the document too
+		return q.message.AsStructured()
+	case !q.needs.whole:
+		if fields, sure := pick(q.source.Record.Value, q.needs.fields); sure {
+			return fields, nil
+		}
+	}
+	// Kept in a message the document would fill the window.
+	return service.NewMessage(q.source.Record.Value).AsStructured()
+}
+
 // needs is what a check asks for.
 type needs struct {
-	document bool // the value as JSON
-	more     bool // something that quick does not know
+	// fields of the value, a JSON object; more than it looks at, maybe.
+	fields []string
+	whole  bool // all of the value, as JSON
+	more   bool // something that quick does not know
 }
 
 var (
@@ -163,17 +181,26 @@ func needsOf(check string) needs {
 	text = known.ReplaceAllString(text, "\x00")
 	n := needs{more: beyond.MatchString(text)}
 	for _, at := range names.FindAllStringIndex(text, -1) {
-		n.document = n.document || ofDocument(text[at[0]:at[1]], text[at[1]:])
+		n.note(text[at[0]:at[1]], text[at[1]:])
 	}
+	slices.Sort(n.fields)
+	n.fields = slices.Compact(n.fields)
 	return n
 }
 
-// ofDocument tells whether a name stands for a part of the document: all but
-// methods, functions, variables, numbers and the words of the language.
-func ofDocument(name, behind string) bool {
-	first, _, more := strings.Cut(name, ".")
-	if first == "" || first[0] == '$' || (first[0] >= '0' && first[0] <= '9') || words[first] {
-		return false
+// note adds what a name stands for: all but methods, functions, variables, numbers
+// and the words of the language are parts of the document.
+func (n *needs) note(name, behind string) {
+	path := strings.Split(name, ".")
+	call := strings.HasPrefix(strings.TrimLeft(behind, " \t"), "(")
+	first := path[0]
+	switch {
+	case first == "" || first[0] == '$' || (first[0] >= '0' && first[0] <= '9') || words[first]:
+	case first == "root", first == "this" && (len(path) == 1 || len(path) == 2 && call):
+		n.whole = true
+	case first == "this":
+		n.fields = append(n.fields, path[1])
+	case len(path) > 1 || !call:
+		n.fields = append(n.fields, first)
 	}
-	return more || !strings.HasPrefix(strings.TrimLeft(behind, " \t"), "(")
 }

@@ -109,6 +109,10 @@ func (v *verifier) run(ctx context.Context) (*verify.Result, error) {
 	if out.ByContent {
 		return nil, errors.New("verify follows the routes of the input's topics, and the output sends records elsewhere by topic, key or partition: what it sent where cannot be compared")
 	}
+	routes, err := v.relay.in.Routes(ctx, v.relay.out)
+	if err != nil {
+		return nil, err
+	}
 	source, err := v.openSource(ctx, in.Sources)
 	if err != nil {
 		return nil, err
@@ -120,7 +124,7 @@ func (v *verifier) run(ctx context.Context) (*verify.Result, error) {
 	}
 	defer target.Close()
 	o := verify.Options{
-		Source: source, Target: target, Routes: in.Routes, Committed: in.Committed,
+		Source: source, Target: target, Routes: routes, Committed: in.Committed,
 		Rules: out.Rules, Header: out.OriginHeader, Since: v.since, Later: in.Later,
 	}
 	o.Rules.Standard = in.Standard

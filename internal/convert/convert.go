@@ -28,7 +28,7 @@ func TOML(o Options, files ...[]byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c := &conversion{o: o, root: root}
+	c := &conversion{o: o, root: root, variables: map[string]string{}}
 	c.input()
 	c.filters()
 	c.output()
@@ -48,6 +48,8 @@ type conversion struct {
 	text    strings.Builder
 	dropped []string
 	errs    []error
+	// variables are the passwords under the names of their variables.
+	variables map[string]string
 }
 
 func (c *conversion) fail(format string, args ...any) {
@@ -144,7 +146,7 @@ func (c *conversion) sources() {
 			c.fail("%s has no servers", s.path)
 		}
 		c.line(4, "seed_brokers: "+quoteAll(servers), "")
-		c.security(s)
+		c.security(s, 4, name)
 		c.dropSet(s, "session_timeout", "health.timeout bounds what a source may take to answer")
 		c.dropSet(s, "max_wait_time", "kaf-relay does not read it; fetch_max_wait is 100ms")
 		c.dropSet(s, "max_failovers", "kaf-relay does not read it; retry.max_retries bounds attempts")
@@ -225,21 +227,56 @@ func (c *conversion) retry(pool *section) {
 }
 
 // security maps what is enabled of TLS and SASL.
-func (c *conversion) security(s *section) {
-	auth, tls := s.is("enable_auth"), s.is("enable_tls")
-	mechanism, user := s.text("sasl_mechanism"), s.text("username")
-	s.take("password")
-	if auth {
-		c.drop(s.key("enable_auth")+", sasl_mechanism, username, password", fmt.Sprintf("%s as %q: this release has no SASL yet", mechanism, user))
+func (c *conversion) security(s *section, depth int, name string) {
+	c.tls(s, depth)
+	auth, mechanism, user, password := s.is("enable_auth"), s.text("sasl_mechanism"), s.text("username"), s.text("password")
+	if !auth {
+		return
 	}
-	files := s.text("ca_cert_path") + s.text("client_cert_path") + s.text("client_key_path")
-	if tls {
-		with := ""
-		if files != "" {
-			with = " with certificates"
+	if !slices.Contains([]string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}, mechanism) {
+		c.fail("%s is %q: write PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", s.key("sasl_mechanism"), mechanism)
+	}
+	c.line(depth, "sasl:", "")
+	c.line(depth+1, "- mechanism: "+mechanism, "")
+	c.line(depth+2, "username: "+quote(user), "")
+	c.line(depth+2, "password: ${"+c.variable(name, password)+"}", "set this variable: passwords are not copied")
+}
+
+func (c *conversion) tls(s *section, depth int) {
+	on, ca, cert, key := s.is("enable_tls"), s.text("ca_cert_path"), s.text("client_cert_path"), s.text("client_key_path")
+	if !on {
+		return
+	}
+	c.line(depth, "tls:", "")
+	c.line(depth+1, "enabled: true", "")
+	if ca != "" {
+		c.line(depth+1, "root_cas_file: "+quote(ca), "")
+	}
+	if cert+key != "" {
+		c.line(depth+1, "client_certs:", "")
+		c.line(depth+2, "- cert_file: "+quote(cert), "")
+		c.line(depth+3, "key_file: "+quote(key), "")
+	}
+}
+
+// variable names the environment variable for a cluster's password: one for each
+// password that clusters of one name have.
+func (c *conversion) variable(name, password string) string {
+	base := strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
 		}
-		c.drop(s.key("enable_tls")+", ca_cert_path, client_cert_path, client_key_path", "TLS"+with+": this release has no TLS yet")
+		return '_'
+	}, strings.ToUpper(name)) + "_PASSWORD"
+	v := base
+	for i := 2; ; i++ {
+		if taken, ok := c.variables[v]; !ok || taken == password {
+			break
+		}
+		v = fmt.Sprintf("%s_%d", base, i)
 	}
+	c.variables[v] = password
+	return v
 }
 
 func (c *conversion) filters() {
@@ -279,7 +316,7 @@ func (c *conversion) output() {
 		c.fail("[target] has no servers")
 	}
 	c.line(2, "seed_brokers: "+quoteAll(servers), "")
-	c.security(t)
+	c.security(t, 2, "target")
 	c.promises(t)
 	if v := t.text("flush_frequency"); v != "" {
 		c.line(2, "linger: "+v, "0s, the default, is as fast and quicker to answer")

@@ -2,6 +2,7 @@ package convert
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -68,6 +69,22 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// Clusters whose names give one variable get one each, but for equal passwords.
+func TestVariables(t *testing.T) {
+	in := "[topics]\na = \"b\"\n[target]\nservers = [\"h:9\"]\n"
+	for i, s := range []string{"a-b pass-1", "a.b pass-2", "a_b pass-1"} {
+		name, password, _ := strings.Cut(s, " ")
+		in += fmt.Sprintf("[[sources]]\nname = %q\nservers = [\"h:%d\"]\nenable_auth = true\nsasl_mechanism = \"PLAIN\"\nusername = \"u\"\npassword = %q\n", name, i+1, password)
+	}
+	got, err := TOML(Options{}, []byte(in))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, m := strings.Count(got, "${A_B_PASSWORD}"), strings.Count(got, "${A_B_PASSWORD_2}"); n != 2 || m != 1 || strings.Contains(got, "pass-") {
+		t.Error(got)
+	}
+}
+
 func TestBadInput(t *testing.T) {
 	const rest = "[topics]\na = \"b\"\n[[sources]]\nservers = [\"h:1\"]\n"
 	for name, c := range map[string]struct{ in, says string }{
@@ -75,6 +92,7 @@ func TestBadInput(t *testing.T) {
 		"no sources": {"[topics]\na = \"b\"\n[target]\nservers = [\"h:1\"]\n", "no [[sources]]"},
 		"no topics":  {"[[sources]]\nservers = [\"h:1\"]\n[target]\nservers = [\"h:1\"]\n", "no [topics]"},
 		"no target":  {rest, "no servers"},
+		"mechanism":  {strings.Replace(rest, "servers", "enable_auth = true\nsasl_mechanism = \"GSSAPI\"\nservers", 1) + "[target]\nservers = [\"h:2\"]\n", "write PLAIN"},
 		"wrong time": {rest + "[source_pool]\nrequest_timeout = \"soon\"\n[target]\nservers = [\"h:2\"]\n", "not a time"},
 	} {
 		if _, err := TOML(Options{}, []byte(c.in)); err == nil || !strings.Contains(err.Error(), c.says) {

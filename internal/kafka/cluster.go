@@ -60,7 +60,7 @@ func (c *Cluster) Describe(ctx context.Context, topics ...string) (*Description,
 }
 
 func (c *Cluster) describe(ctx context.Context, topics []string) (*Description, error) {
-	resp, err := c.askAny(ctx, topics)
+	resp, err := c.askAny(ctx, func() *kmsg.MetadataRequest { return metadataRequest(topics) })
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
@@ -111,7 +111,7 @@ func (t Topic) Missing() bool {
 }
 
 func (c *Cluster) unreachable(err error) error {
-	return fmt.Errorf("%s (%s) cannot be reached: %w", c.Conn.Name, strings.Join(c.Conn.SeedBrokers, ","), err)
+	return fmt.Errorf("%s (%s) cannot be reached: %w", c.Conn.Name, strings.Join(c.Conn.SeedBrokers, ","), c.Conn.explain(err, c.Conn.offered))
 }
 
 // Bound is one end of a log.
@@ -136,6 +136,9 @@ func End(committed bool) Bound {
 
 // Offsets lists a bound of every partition of the topics.
 func (c *Cluster) Offsets(ctx context.Context, b Bound, topics ...string) (map[position.TP]int64, error) {
+	if len(topics) == 0 { // which kadm takes for all
+		return map[position.TP]int64{}, nil
+	}
 	list := map[Bound]func(context.Context, ...string) (kadm.ListedOffsets, error){
 		LogStart: c.Admin.ListStartOffsets, HighWatermark: c.Admin.ListEndOffsets, LastStable: c.Admin.ListCommittedOffsets,
 	}[b]
@@ -148,6 +151,9 @@ func (c *Cluster) Offsets(ctx context.Context, b Bound, topics ...string) (map[p
 // OffsetsAt lists the first offset at or after a time in every partition, the
 // log's end where there is none.
 func (c *Cluster) OffsetsAt(ctx context.Context, t time.Time, topics ...string) (map[position.TP]int64, error) {
+	if len(topics) == 0 {
+		return map[position.TP]int64{}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	l, err := c.Admin.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topics...)

@@ -4,6 +4,7 @@
 package kafka
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Conn is how to reach one cluster.
@@ -22,9 +24,12 @@ type Conn struct {
 	ClientID        string
 	MetadataMaxAge  time.Duration
 	ConnIdleTimeout time.Duration
+	Security        Security
 	Logger          *service.Logger
 	// Events, if set, are told about connections.
 	Events *Events
+	// patience bounds the opening of a connection; dialTimeout if zero.
+	patience time.Duration
 }
 
 // Events are told what happens to a client's connections, from the client's
@@ -36,6 +41,9 @@ type Events struct {
 	Failed func(error)
 	// Lost: an open one was closed, by either side.
 	Lost func()
+	// Unanswered: a produce request was not sent as a whole, or its answer did
+	// not come; the client sends its records again.
+	Unanswered func()
 }
 
 // OnBrokerConnect implements kgo.HookBrokerConnect.
@@ -55,12 +63,17 @@ func (e *Events) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) {
 	}
 }
 
-// Security says how connections are protected and authenticated.
-func (c Conn) Security() string { return "plaintext, no authentication" }
+// OnBrokerE2E implements kgo.HookBrokerE2E.
+func (e *Events) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
+	if e.Unanswered != nil && key == int16(kmsg.Produce) && e2e.Err() != nil {
+		e.Unanswered()
+	}
+}
 
 // Opts are the options every client of the cluster shares.
 func (c Conn) Opts() []kgo.Opt {
-	opts := []kgo.Opt{
+	patience := cmp.Or(c.patience, dialTimeout)
+	opts := append(c.Security.opts(patience),
 		kgo.SeedBrokers(c.SeedBrokers...),
 		kgo.ClientID(c.ClientID),
 		kgo.MetadataMaxAge(c.MetadataMaxAge),
@@ -68,7 +81,7 @@ func (c Conn) Opts() []kgo.Opt {
 		kgo.ConnIdleTimeout(c.ConnIdleTimeout),
 		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(time.Duration(tries)*50*time.Millisecond, time.Second) }),
 		kgo.WithLogger(logger{c}),
-	}
+	)
 	if c.Events != nil {
 		opts = append(opts, kgo.WithHooks(c.Events))
 	}
@@ -160,8 +173,8 @@ func (c Conn) Admin() (*Cluster, error) { return c.cluster() }
 // Prober makes a client for Look. It tries nothing twice, so that a dead broker
 // is known as such at once, and gives a connection up after patience.
 func (c Conn) Prober(patience time.Duration) (*Cluster, error) {
-	patience = max(patience, 100*time.Millisecond) // franz-go takes no less
-	return c.cluster(kgo.RequestRetries(0), kgo.RequestTimeoutOverhead(patience), kgo.DialTimeout(patience))
+	c.patience = max(patience, 100*time.Millisecond) // franz-go takes no less
+	return c.cluster(kgo.RequestRetries(0), kgo.RequestTimeoutOverhead(c.patience))
 }
 
 func (c Conn) cluster(opts ...kgo.Opt) (*Cluster, error) {

@@ -126,7 +126,7 @@ const (
 
 // askAny asks for metadata whichever broker answers first. The client goes
 // through its brokers from one question to the next.
-func (c *Cluster) askAny(ctx context.Context, topics []string) (*kmsg.MetadataResponse, error) {
+func (c *Cluster) askAny(ctx context.Context, request func() *kmsg.MetadataRequest) (*kmsg.MetadataResponse, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {
@@ -138,7 +138,7 @@ func (c *Cluster) askAny(ctx context.Context, topics []string) (*kmsg.MetadataRe
 	ask := func() {
 		asked, open = asked+1, open+1
 		go func() {
-			resp, err := metadataRequest(topics).RequestWith(ctx, c.Client)
+			resp, err := request().RequestWith(ctx, c.Client)
 			answers <- answer{resp, err}
 		}()
 	}

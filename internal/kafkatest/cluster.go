@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -37,8 +38,10 @@ type node struct {
 	id      int
 	port    int
 	front   Front
-	config  string
-	log     string
+	// listeners are the ports of Options.Listeners.
+	listeners map[string]int
+	config    string
+	log       string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -54,6 +57,9 @@ type Options struct {
 	Front bool              // a second listener, to be reached through a proxy
 	// Features are finalized at these levels when storage is formatted.
 	Features map[string]int
+	// Listeners beside the plaintext one, which Brokers names.
+	Listeners []Listener
+	archive   string // the file to write the classes to at its end
 }
 
 // Front is a listener of a node for clients that come through a proxy: the node
@@ -96,7 +102,7 @@ func Launch(name string, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{Name: name, dir: dir}
-	ports, err := FreePorts(4 * o.Nodes)
+	ports, err := FreePorts((4 + len(o.Listeners)) * o.Nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +110,10 @@ func Launch(name string, o Options) (*Cluster, error) {
 		n := &node{cluster: c, id: i + 1, port: ports[2*i]}
 		if o.Front {
 			n.front = Front{fmt.Sprintf("127.0.0.1:%d", ports[2*o.Nodes+2*i]), fmt.Sprintf("127.0.0.1:%d", ports[2*o.Nodes+2*i+1])}
+		}
+		n.listeners = map[string]int{}
+		for k, l := range o.Listeners {
+			n.listeners[l.Name] = ports[4*o.Nodes+i*len(o.Listeners)+k]
 		}
 		if err := n.prepare(libs, o, ports); err != nil {
 			return nil, err
@@ -142,7 +152,16 @@ func (n *node) prepare(libs string, o Options, ports []int) error {
 		return err
 	}
 	n.config, n.log = filepath.Join(dir, "server.properties"), filepath.Join(dir, "broker.log")
-	if err := os.WriteFile(n.config, []byte(n.properties(o, dir, ports)), 0o600); err != nil {
+	props := n.properties(o, dir, ports)
+	for _, l := range o.Listeners {
+		if err := l.configure(props, dir, n.listeners[l.Name]); err != nil {
+			return err
+		}
+	}
+	for k, v := range o.Props {
+		props[k] = v
+	}
+	if err := os.WriteFile(n.config, []byte(lines(props)), 0o600); err != nil {
 		return err
 	}
 	args := []string{"kafka.tools.StorageTool", "format", "-t", clusterID(n.cluster.Name, ports[0]), "-c", n.config}
@@ -168,7 +187,7 @@ func clusterID(name string, port int) string {
 	return (id + strings.Repeat("A", 22))[:21] + "Q"
 }
 
-func (n *node) properties(o Options, dir string, ports []int) string {
+func (n *node) properties(o Options, dir string, ports []int) map[string]string {
 	var voters []string
 	for i := range o.Nodes {
 		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", i+1, ports[2*i+1]))
@@ -211,19 +230,21 @@ func (n *node) properties(o Options, dir string, ports []int) string {
 		props["listener.security.protocol.map"] += ",FRONT:PLAINTEXT"
 		props["inter.broker.listener.name"] = "PLAINTEXT"
 	}
-	for k, v := range o.Props {
-		props[k] = v
-	}
-	lines := make([]string, 0, len(props))
+	return props
+}
+
+// lines are the settings as a broker reads them.
+func lines(props map[string]string) string {
+	out := make([]string, 0, len(props))
 	for k, v := range props {
-		lines = append(lines, k+"="+v)
+		out = append(out, k+"="+v)
 	}
-	sort.Strings(lines)
-	return strings.Join(lines, "\n") + "\n"
+	sort.Strings(out)
+	return strings.Join(out, "\n") + "\n"
 }
 
 func (n *node) java(libs string, args ...string) []string {
-	return append([]string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
+	return append([]string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-XX:SharedArchiveFile=" + archiveIn(libs),
 		"-Dlog4j2.configurationFile=" + filepath.Join(libs, "..", "log4j2.yaml"),
 		"-cp", filepath.Join(libs, "*")}, args...)
 }
@@ -233,6 +254,9 @@ func (n *node) start(libs string, o Options) error {
 	if o.JIT {
 		args = append([]string{}, args[0], "-XX:TieredStopAtLevel=4")
 		args = append(args, n.java(libs, "kafka.Kafka", n.config)[2:]...)
+	}
+	if o.archive != "" {
+		args = append([]string{"-XX:ArchiveClassesAtExit=" + o.archive}, slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, "-XX:SharedArchiveFile") })...)
 	}
 	heap := o.Heap
 	if heap == "" {

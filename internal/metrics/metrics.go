@@ -1,6 +1,7 @@
-// Package metrics holds every metric's name, once. Names are API: they are
-// those kaf-relay's users have on their dashboards. Values are gathered per
-// batch, since a labelled call costs more than relaying a record.
+// Package metrics holds every metric's name, labels and meaning, once. Names are
+// API: they are those kaf-relay's users have on their dashboards. Values are
+// gathered per batch, or once a second, since a labelled call costs more than
+// relaying a record.
 package metrics
 
 import (
@@ -9,147 +10,118 @@ import (
 	"github.com/redpanda-data/benthos/v4/public/service"
 )
 
-const (
-	filtered = "kafka_relay_messages_filtered_total"
-	lost     = "kafka_relay_messages_lost_total"
-	blocks   = "kafka_relay_target_inlet_blocks_total"
+// Prefix of every metric's name.
+const Prefix = "kafka_relay_"
 
-	sourceErrors       = "kafka_relay_source_errors_total"
-	sourceUnhealthy    = "kafka_relay_source_unhealthy_total"
-	sourceHighWater    = "kafka_relay_source_highwatermark"
-	sourceConnections  = "kafka_relay_source_connections_total"
-	sourceLagExceeded  = "kafka_relay_source_lag_threshold_exceeded_total"
-	sourceSwitches     = "kafka_relay_source_candidate_switches_total"
-	sourceStateChanges = "kafka_relay_source_state_changes_total"
-	sourceActive       = "kafka_relay_source_active"
+// Kind of a Metric.
+type Kind string
+
+// The kinds. Benthos knows no histograms: one is exposed as the counters
+// NAME_bucket{le}, NAME_sum and NAME_count, which PromQL takes for one.
+const (
+	Counter   Kind = "counter"
+	Gauge     Kind = "gauge"
+	Histogram Kind = "histogram"
 )
 
-// connectionFailed is a value of the label `error` of source_errors_total.
-const connectionFailed = "connection_failed"
+// Metric is what a metric is called, and what it means.
+type Metric struct {
+	Name    string
+	Kind    Kind
+	Labels  []string
+	Meaning string
+	bounds  []float64 // of a histogram's buckets
+}
 
-// Values of the label `filter` of messages_filtered_total that are not the
-// name of a filter.
+// Series are the names and labels under which the metric is exposed, besides
+// the labels that Benthos adds.
+func (m *Metric) Series() map[string][]string {
+	if m.Kind != Histogram {
+		return map[string][]string{m.Name: m.Labels}
+	}
+	return map[string][]string{m.bucketName(): {"le"}, m.sumName(): nil, m.countName(): nil}
+}
+
+func (m *Metric) bucketName() string { return m.Name + "_bucket" }
+func (m *Metric) sumName() string    { return m.Name + "_sum" }
+func (m *Metric) countName() string  { return m.Name + "_count" }
+
+// All are the metrics of the relay, in the order of docs/metrics.md.
+func All() []*Metric { return all }
+
+var all []*Metric
+
+func define(kind Kind, name, meaning string, labels ...string) *Metric {
+	m := &Metric{Name: Prefix + name, Kind: kind, Labels: labels, Meaning: meaning}
+	all = append(all, m)
+	return m
+}
+
+func (m *Metric) buckets(bounds ...float64) *Metric {
+	m.bounds = bounds
+	return m
+}
+
+func (m *Metric) counter(r *service.Metrics) *service.MetricCounter {
+	return r.NewCounter(m.Name, m.Labels...)
+}
+
+func (m *Metric) gauge(r *service.Metrics) *service.MetricGauge {
+	return r.NewGauge(m.Name, m.Labels...)
+}
+
+// Labels that several metrics share.
 const (
-	ByLoop    = "loop"     // the record has passed through this relay before
-	ByOnError = "on_error" // left out by on_error: drop
-	// ByDeadLetter counts what on_error: dead_letter sent to the dead letter topic.
-	ByDeadLetter = "dead_letter"
-	// ByPipeline counts what processors other than kafka_failover_filter took
-	// out.
-	ByPipeline = "pipeline"
+	nodeID = "node_id" // a source's name
+	reason = "error"
 )
 
-// Reserved tells whether a filter may not have a name.
-func Reserved(name string) bool {
-	return name == ByLoop || name == ByOnError || name == ByDeadLetter || name == ByPipeline
-}
+var path = []string{"source_topic", "source_partition", "target_topic", "target_partition"}
 
-// Filter are the metrics of one kafka_failover_filter.
-type Filter struct {
-	filtered *service.MetricCounter
-	name     string
-}
+var (
+	ready      = define(Gauge, "ready", "1 while records are relayed or waited for, 0 while `/ready` says why not")
+	lagRecords = define(Gauge, "lag_records", "offsets from the position, before which everything is done, to the source's end as the last probe saw it. Offsets without a record (compaction, transactions) count while they lie ahead", path...)
+	lagSeconds = define(Gauge, "lag_seconds", "0 while `lag_records` is 0; else the age of the oldest record read and not done, or, with none under way, of the last one done (before the first one: the time since the relay began). By the records' timestamps and this machine's clock", path...)
+	relayed    = define(Counter, "messages_relayed_total", "records written and acknowledged; with `exactly_once` committed", path...)
+	filtered   = define(Counter, "messages_filtered_total", "records taken out by the filter of that name; `pipeline`: by other processors; `loop`: they have passed through this relay before; `on_error`: left out by `on_error: drop`; `dead_letter`: sent to `dead_letter_topic`", "filter")
+	lost       = define(Counter, "messages_lost_total", "records that `on_gap: skip` passed over: every source has lost them", "source_topic", "source_partition")
 
-// NewFilter registers them.
-func NewFilter(m *service.Metrics, name string) *Filter {
-	return &Filter{m.NewCounter(filtered, "filter"), name}
-}
+	sourceActive       = define(Gauge, "source_active", "1 for the source that is read, or was read last, 0 for the others", nodeID)
+	sourceState        = define(Gauge, "source_state", "1 for the state the source is in, 0 for the others: `unknown`, `healthy`, `unhealthy`, `short`, `trimmed`, `diverged`", nodeID, "state")
+	sourceStateChanges = define(Counter, "source_state_changes_total", "changes of the source's state, by the new one", nodeID, "state")
+	sourceRead         = define(Counter, "source_records_read_total", "records read from the source, those read again after a failed write included", nodeID)
+	sourceHighWater    = define(Gauge, "source_highwatermark", "sum of the high watermarks of the relay's partitions, at the last good probe; with `read_committed` open transactions hold it back (last stable offsets)", nodeID)
+	sourceLag          = define(Gauge, "source_lag_records", "records behind the best of the other healthy sources, added up partition by partition, at the last good probe", nodeID)
+	sourceConnections  = define(Counter, "source_connections_total", "connections made", nodeID)
+	sourceErrors       = define(Counter, "source_errors_total", "network errors: `connection_failed`, a connection that could not be opened or authenticated", nodeID, reason)
+	sourceKafkaErrors  = define(Counter, "source_kafka_errors_total", "Kafka errors while reading: `fetch_error`, `client_closed`", nodeID, reason)
+	sourceUnhealthy    = define(Counter, "source_unhealthy_total", "times no healthy source was found")
+	sourceLagExceeded  = define(Counter, "source_lag_threshold_exceeded_total", "times the source fell behind by more than `lag_threshold`; the count is the lagging one's", nodeID)
+	sourceSwitches     = define(Counter, "source_candidate_switches_total", "switches of the source that is read")
 
-// Filtered counts records that the filter took out.
-func (f *Filter) Filtered(n int64) { f.filtered.Incr(n, f.name) }
+	windowBytes  = define(Gauge, "window_bytes", "what is read and not acknowledged takes of the window")
+	windowLimit  = define(Gauge, "window_limit_bytes", "the window: `max_in_flight` times `batch_max_bytes`")
+	blocks       = define(Counter, "target_inlet_blocks_total", "times a full window held the input back")
+	markAge      = define(Gauge, "mark_age_seconds", "time since marks were last acknowledged, with `exactly_once` committed. Marks are written while positions move: at rest it grows. Absent with `resume: watermark`")
+	flushSize    = define(Histogram, "target_flush_batch_size", "records of each batch written").buckets(1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16384, 65536)
+	flushTime    = define(Histogram, "target_flush_duration_seconds", "time from handing a batch to the producer until its last acknowledgement").buckets(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30)
+	flushRetries = define(Counter, "target_flush_retries_total", "writes that were tried again: produce requests whose connection failed, and batches written record by record after one was refused. What the client retries because a leader has moved does not show")
+	targetErrors = define(Counter, "target_errors_total", "network errors: `connection_failed`, a connection that could not be opened or authenticated; `client_creation_failed`", reason)
+	targetKafka  = define(Counter, "target_kafka_errors_total", "`produce_failed`: a batch, or marks, were refused, and the relay goes on from where the target stands; `produce_retries_exhausted`: a record was refused alone as well, and `on_error` applies; `tls_config_error`: a TLS handshake failed, or the certificates that `tls` names cannot be used", reason)
+)
 
-// Output are the metrics the output keeps.
-type Output struct {
-	filtered *service.MetricCounter
-}
+// Path is where records come from and go to, as labels.
+type Path [4]string
 
-// NewOutput registers them.
-func NewOutput(m *service.Metrics) *Output {
-	return &Output{filtered: m.NewCounter(filtered, "filter")}
-}
+// AnyPartition stands for the target partition of a source partition that feeds
+// several, by key; its label is what the route is called.
+const AnyPartition = -1
 
-// ByPipeline counts records that a processor took out.
-func (o *Output) ByPipeline(n int64) { o.filtered.Incr(n, ByPipeline) }
-
-// Dropped counts records that on_error: drop left out.
-func (o *Output) Dropped(n int64) { o.filtered.Incr(n, ByOnError) }
-
-// DeadLettered counts records that went to the dead letter topic.
-func (o *Output) DeadLettered(n int64) { o.filtered.Incr(n, ByDeadLetter) }
-
-// Input are the metrics the input keeps.
-type Input struct {
-	filtered *service.MetricCounter
-	lost     *service.MetricCounter
-	blocks   *service.MetricCounter
-}
-
-// NewInput registers them.
-func NewInput(m *service.Metrics) *Input {
-	return &Input{filtered: m.NewCounter(filtered, "filter"), lost: m.NewCounter(lost, "source_topic", "source_partition"), blocks: m.NewCounter(blocks)}
-}
-
-// Lost counts records that on_gap: skip passed over.
-func (i *Input) Lost(topic string, partition int32, n int64) {
-	i.lost.Incr(n, topic, strconv.Itoa(int(partition)))
-}
-
-// Loops counts records left out because they passed through this relay before.
-func (i *Input) Loops(n int64) { i.filtered.Incr(n, ByLoop) }
-
-// ByPipeline counts records that a processor took out, of batches of which
-// nothing was left.
-func (i *Input) ByPipeline(n int64) { i.filtered.Incr(n, ByPipeline) }
-
-// Blocked counts the times a full window held the input back.
-func (i *Input) Blocked(n int64) { i.blocks.Incr(n) }
-
-// Pool are the metrics of the sources. The label node_id is a source's name.
-type Pool struct {
-	errors, unhealthy, connections, lags, switches, changes *service.MetricCounter
-	highWater, active                                       *service.MetricGauge
-}
-
-// NewPool registers them.
-func NewPool(m *service.Metrics) *Pool {
-	return &Pool{
-		errors:      m.NewCounter(sourceErrors, "node_id", "error"),
-		unhealthy:   m.NewCounter(sourceUnhealthy),
-		connections: m.NewCounter(sourceConnections, "node_id"),
-		lags:        m.NewCounter(sourceLagExceeded, "node_id"),
-		switches:    m.NewCounter(sourceSwitches),
-		changes:     m.NewCounter(sourceStateChanges, "node_id", "state"),
-		highWater:   m.NewGauge(sourceHighWater, "node_id"),
-		active:      m.NewGauge(sourceActive, "node_id"),
+// NewPath makes the labels.
+func NewPath(sourceTopic string, sourcePartition int32, targetTopic string, targetPartition int32) Path {
+	to := "auto"
+	if targetPartition != AnyPartition {
+		to = strconv.Itoa(int(targetPartition))
 	}
-}
-
-// ConnectionFailed counts a connection to a source that could not be opened.
-func (p *Pool) ConnectionFailed(name string) { p.errors.Incr(1, name, connectionFailed) }
-
-// Connected counts a connection to a source.
-func (p *Pool) Connected(name string) { p.connections.Incr(1, name) }
-
-// NoneHealthy counts the times no healthy source was found.
-func (p *Pool) NoneHealthy() { p.unhealthy.Incr(1) }
-
-// Weight is the sum of a source's end offsets.
-func (p *Pool) Weight(name string, sum int64) { p.highWater.Set(sum, name) }
-
-// Lagging counts the times a source fell behind by more than lag_threshold.
-func (p *Pool) Lagging(name string) { p.lags.Incr(1, name) }
-
-// Changed counts changes of a source's state, by the new one.
-func (p *Pool) Changed(name, state string) { p.changes.Incr(1, name, state) }
-
-// Switched counts a switch from one source to another.
-func (p *Pool) Switched() { p.switches.Incr(1) }
-
-// Active says whether a source is the one that is read.
-func (p *Pool) Active(name string, is bool) {
-	v := int64(0)
-	if is {
-		v = 1
-	}
-	p.active.Set(v, name)
+	return Path{sourceTopic, strconv.Itoa(int(sourcePartition)), targetTopic, to}
 }

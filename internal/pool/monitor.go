@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ type Monitor struct {
 	seen    []*kafka.Description // by source, of the last good probe
 	reports []int                // by source: probes that have ended
 	changed chan struct{}        // closed and replaced at each report
+	edition int                  // of conf.Topics
 }
 
 // NewMonitor makes a monitor; nothing is connected before Start.
@@ -74,6 +76,7 @@ func NewMonitor(conf Config) *Monitor {
 func (m *Monitor) Start() error {
 	m.began = time.Now()
 	for i, c := range m.conf.Sources {
+		m.conf.Metrics.Begin(c.Name, stateNames[:]...)
 		c.Events = &kafka.Events{Connected: m.connected(i), Failed: m.connectionFailed(i), Lost: func() { m.Alarm(i) }}
 		p, err := c.Prober(3 * m.conf.Timeout)
 		if err != nil {
@@ -114,6 +117,23 @@ func (m *Monitor) Conn(i int) kafka.Conn {
 		Lost:      func() { m.Alarm(i) },
 	}
 	return c
+}
+
+// SetTopics has other topics probed from now on, at once.
+func (m *Monitor) SetTopics(topics []string) {
+	m.mu.Lock()
+	changed := !slices.Equal(m.conf.Topics, topics)
+	if changed {
+		m.conf.Topics = topics
+		m.edition++
+		m.pool.Keep(topics)
+	}
+	m.mu.Unlock()
+	if changed {
+		for i := range m.alarms {
+			m.Alarm(i)
+		}
+	}
 }
 
 func (m *Monitor) connected(i int) func() {
@@ -176,7 +196,10 @@ func (m *Monitor) probe(ctx context.Context, i int, patience time.Duration) (ans
 	at := time.Since(m.began)
 	pctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	d, ends, err := m.probers[i].Look(pctx, m.conf.End, m.conf.Topics...)
+	m.mu.Lock()
+	topics, edition := m.conf.Topics, m.edition
+	m.mu.Unlock()
+	d, ends, err := m.probers[i].Look(pctx, m.conf.End, topics...)
 	if ctx.Err() != nil {
 		return false, true
 	}
@@ -186,12 +209,15 @@ func (m *Monitor) probe(ctx context.Context, i int, patience time.Duration) (ans
 	missing := (*kafka.MissingTopicError)(nil)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if edition != m.edition { // it tells of other topics
+		return d != nil, false
+	}
 	m.reports[i]++
 	lagged := m.pool.Lags(i)
 	if err == nil {
 		m.seen[i] = d
 		m.note(m.pool.Good(i, at, ends))
-		m.conf.Metrics.Weight(m.conf.Sources[i].Name, Ends(ends).Sum())
+		m.conf.Metrics.Ends(m.conf.Sources[i].Name, Ends(ends).Sum(), m.pool.sources[i].lag)
 	} else {
 		m.note(m.pool.Bad(i, at, err, errors.As(err, &missing)))
 	}
@@ -215,7 +241,7 @@ func (m *Monitor) note(c *Change) {
 	if c == nil {
 		return
 	}
-	m.conf.Metrics.Changed(c.Name, c.To.String())
+	m.conf.Metrics.Changed(c.Name, c.From.String(), c.To.String())
 	log := m.conf.Log.With("source", c.Name, "from", c.From.String(), "to", c.To.String())
 	switch {
 	case c.To == Diverged:
@@ -294,6 +320,17 @@ func (m *Monitor) Reading(i int) {
 	for j, c := range m.conf.Sources {
 		m.conf.Metrics.Active(c.Name, i == j)
 	}
+}
+
+// ActiveEnds are the end offsets, at its last good probe, of the source that is
+// read or was read last; nil before the first.
+func (m *Monitor) ActiveEnds() Ends {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pool.active < 0 {
+		return nil
+	}
+	return m.pool.sources[m.pool.active].ends
 }
 
 // LosingLeast is the source to go on with if all have lost records; see Pool.

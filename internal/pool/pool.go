@@ -1,6 +1,12 @@
 package pool
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/kafka-failover/kafka-failover/internal/position"
+)
 
 // Settings of a Pool, as the field `health` gives them.
 type Settings struct {
@@ -105,6 +111,22 @@ func (p *Pool) Bad(i int, at time.Duration, why error, absent bool) *Change {
 		s.becomeUnhealthy(why)
 	}
 	return p.change(i, from)
+}
+
+// Keep forgets what does not belong to these topics, which are those of the
+// relay from now on. A source that lacked a topic is judged anew by its next
+// probe: it may be one that is no longer wanted.
+func (p *Pool) Keep(topics []string) {
+	other := func(tp position.TP, _ int64) bool { return !slices.Contains(topics, tp.Topic) }
+	for i := range p.sources {
+		s := &p.sources[i]
+		s.ends, s.needs = maps.Clone(s.ends), maps.Clone(s.needs)
+		maps.DeleteFunc(s.ends, other)
+		maps.DeleteFunc(s.needs, other)
+		if s.absent > 0 {
+			s.absent, s.seen = 0, false
+		}
+	}
 }
 
 // Stalled notes that source i answers probes and gives no records.

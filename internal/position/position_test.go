@@ -3,6 +3,7 @@ package position
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -224,4 +225,31 @@ func TestForgetCommand(t *testing.T) {
 	if got != want {
 		t.Fatal(got)
 	}
+}
+
+// The age of what waits is told by the first record that is not done, else by the
+// last that is.
+func TestTrackerOldest(t *testing.T) {
+	tr := NewTracker([]PartStart{{Slots: []int{0}}}, []int64{0})
+	at := func(s int64) time.Time { return time.Unix(s, 0) }
+	want := func(s time.Time) {
+		t.Helper()
+		if got := tr.Oldest(0); !got.Equal(s) {
+			t.Fatalf("oldest is %v, want %v", got, s)
+		}
+	}
+	want(time.Time{})
+	a, b := tr.Read(0, 10, nil), tr.Read(0, 20, nil)
+	a.Date(at(1), at(10))
+	b.Date(at(11), at(20))
+	want(at(1))
+	tr.Done(b) // not the first
+	want(at(1))
+	tr.Done(a)
+	want(at(20))
+	tr.Skip(0, 30)
+	want(at(20))
+	c := tr.Read(0, 40, nil)
+	c.Date(at(31), at(40))
+	want(at(31))
 }

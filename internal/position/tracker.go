@@ -1,6 +1,9 @@
 package position
 
-import "maps"
+import (
+	"maps"
+	"time"
+)
 
 // Tracker follows what was read, handed over, written and acknowledged, and
 // knows at any moment what a mark may state. It is plain state: its owner
@@ -33,6 +36,8 @@ type partState struct {
 	told  map[int]int64
 	pairs []Pair
 	dirty bool
+	// last is the timestamp of the last record done, zero before the first.
+	last time.Time
 }
 
 // staleAfter is how many target records a quiet partition's mark may fall
@@ -48,6 +53,8 @@ type Entry struct {
 	slots   []int // handed to these, in the order first touched
 	ends    []int64
 	done    bool
+	// times of its first and last record; zero for one without records.
+	first, last time.Time
 }
 
 // NewTracker starts with the given partitions; ends are the target partitions'
@@ -75,6 +82,9 @@ func (t *Tracker) Read(part int, next int64, pair *Pair) *Entry {
 	p.queue = append(p.queue, e)
 	return e
 }
+
+// Date notes the timestamps of e's first and last record.
+func (e *Entry) Date(first, last time.Time) { e.first, e.last = first, last }
 
 // Skip notes that part holds no record up to next: a compaction gap, control
 // records, an aborted transaction. Nothing of it will ever be written.
@@ -127,6 +137,9 @@ func (t *Tracker) Done(e *Entry) {
 		}
 		if d.hasPair {
 			p.pairs = addPair(p.pairs, d.pair)
+		}
+		if !d.last.IsZero() {
+			p.last = d.last
 		}
 	}
 	if n > 0 {
@@ -228,3 +241,15 @@ func (t *Tracker) stale(p *partState) bool {
 
 // Next is the done position of part.
 func (t *Tracker) Next(part int) int64 { return t.parts[part].next }
+
+// Oldest is the timestamp of the first record of part that was read and is not
+// done, or of the last one done if there is none; zero before the first.
+func (t *Tracker) Oldest(part int) time.Time {
+	p := &t.parts[part]
+	for _, e := range p.queue {
+		if !e.first.IsZero() {
+			return e.first
+		}
+	}
+	return p.last
+}

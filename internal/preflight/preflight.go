@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/kafka-failover/kafka-failover/internal/kafka"
 )
 
 // Level says how grave a finding is.
@@ -65,6 +67,14 @@ type Report struct {
 // Add notes a finding.
 func (r *Report) Add(level Level, subject, check, format string, args ...any) {
 	r.Findings = append(r.Findings, Finding{subject, check, level, fmt.Sprintf(format, args...)})
+}
+
+// AddConnection notes that a cluster answers, and how it is connected to.
+func (r *Report) AddConnection(subject string, conn kafka.Conn, clusterID string) {
+	r.Add(OK, subject, "connection", "%s, cluster ID %s", conn.Security, clusterID)
+	if conn.Security.Exposed() {
+		r.Add(Warn, subject, "connection", "%s without TLS: the password or token travels in the clear; set tls", conn.Security.SASL)
+	}
 }
 
 // Err joins the findings that fail; nil without any.

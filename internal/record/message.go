@@ -46,6 +46,15 @@ type Source struct {
 	Record *kgo.Record
 	Span   int // index of its run of offsets within the batch's ticket
 	Batch  *Batch
+	// Failed is what failed on it where it travels without a message of its own.
+	Failed *Failure
+}
+
+// Failure is what a message's error is to a message.
+type Failure struct {
+	Err error
+	// Component is the label, name or path of what failed.
+	Component string
 }
 
 // Batch is what the records of one batch share.
@@ -77,7 +86,7 @@ func SourceOf(m *service.Message) *Source {
 // NewMessage makes the message of one source record. If its batch is to have
 // it, it carries the metadata that Connect's users know.
 func NewMessage(ctx context.Context, s *Source) *service.Message {
-	m := NewBare(ctx, s.Record)
+	m := service.NewMessageWithContext(ctx, s.Record.Value)
 	if s.Batch.Standard {
 		setStandard(m, s)
 	}
@@ -101,25 +110,31 @@ func setStandard(m *service.Message, s *Source) {
 // ours: it has the same metadata, and nothing that such an output would write out
 // without knowing what it is.
 func NewForeign(ctx context.Context, s *Source) *service.Message {
-	m := NewBare(ctx, s.Record)
+	m := service.NewMessageWithContext(ctx, s.Record.Value)
 	if s.Batch.Standard {
 		setStandard(m, s)
 	}
 	return m
 }
 
-// NewBare makes a message of the value alone. It does not know its source
-// record: whoever uses it holds that beside it.
-func NewBare(ctx context.Context, r *kgo.Record) *service.Message {
-	return service.NewMessageWithContext(ctx, r.Value)
+// carried is the value of every carrier.
+var carried = []byte("the records of a batch, carried by its ticket")
+
+// NewCarrier makes the one message that stands for all records of a batch, which
+// its ticket carries.
+func NewCarrier(ctx context.Context) *service.Message {
+	return service.NewMessageWithContext(ctx, carried)
 }
 
-// Untouched tells whether m still has the value that NewBare gave it: the same
-// bytes in memory, not merely equal ones, so that neither a message that was
-// changed nor one of another record passes.
-func Untouched(m *service.Message, r *kgo.Record) bool {
-	b, err := m.AsBytes()
-	return err == nil && len(b) == len(r.Value) && (len(b) == 0 || &b[0] == &r.Value[0])
+// IsCarrier tells whether a batch is a carrier and nothing else, as it was made:
+// with the same bytes in memory, not merely equal ones, so that nothing passes
+// that something has changed, or made.
+func IsCarrier(batch service.MessageBatch) bool {
+	if len(batch) != 1 || batch[0].GetError() != nil {
+		return false
+	}
+	b, err := batch[0].AsBytes()
+	return err == nil && len(b) == len(carried) && &b[0] == &carried[0]
 }
 
 // Metadata is the standard metadata entry of a name, whether or not the message

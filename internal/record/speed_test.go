@@ -28,14 +28,14 @@ func TestConversionAllocates(t *testing.T) {
 	}{
 		"message with standard metadata": {14, func() { keep(NewMessage(ctx, &full)) }},
 		"message with no metadata":       {5, func() { keep(NewMessage(ctx, &none)) }},
-		"bare message":                   {3, func() { keep(NewBare(ctx, s.Record)) }},
+		"carrier of a batch":             {3, func() { keep(NewCarrier(ctx)) }},
 		"target record": {0, func() {
 			var r kgo.Record
 			if _, err := (Rules{Standard: true}).Fill(&r, m, s.Record, hs[:0]); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		"target record of a bare message": {0, func() {
+		"target record without a message": {0, func() {
 			var r kgo.Record
 			Rules{}.FillBare(&r, s.Record, hs[:0])
 		}},
@@ -54,7 +54,7 @@ func BenchmarkConversion(b *testing.B) {
 	for name, do := range map[string]func(){
 		"standard":    func() { s.Batch.Standard = true; kept = NewMessage(ctx, s) },
 		"none":        func() { s.Batch.Standard = false; kept = NewMessage(ctx, s) },
-		"bare":        func() { kept = NewBare(ctx, s.Record) },
+		"carrier":     func() { kept = NewCarrier(ctx) },
 		"fingerprint": func() { Fingerprint(s.Record) },
 	} {
 		b.Run(name, func(b *testing.B) {
@@ -82,23 +82,19 @@ func TestAppendOffsetsAfter(t *testing.T) {
 	}
 }
 
-// Only the very bytes that were read pass for untouched.
-func TestUntouched(t *testing.T) {
-	r := &kgo.Record{Value: []byte("value")}
-	m := NewBare(context.Background(), r)
-	if !Untouched(m, r) {
+// Only the very message that was made passes for a carrier.
+func TestIsCarrier(t *testing.T) {
+	one := func() service.MessageBatch { return service.MessageBatch{NewCarrier(context.Background())} }
+	if !IsCarrier(one()) {
 		t.Error("as it was made")
 	}
-	for name, v := range map[string][]byte{"equal": []byte("value"), "part": r.Value[:4], "behind": r.Value[1:], "none": nil} {
-		m.SetBytes(v)
-		if Untouched(m, r) {
+	equal := service.MessageBatch{service.NewMessage(append([]byte(nil), carried...))}
+	changed, failed := one(), one()
+	changed[0].SetBytes([]byte("x"))
+	failed[0].SetError(ErrStop)
+	for name, b := range map[string]service.MessageBatch{"equal": equal, "changed": changed, "failed": failed, "none": nil, "two": append(one(), one()...)} {
+		if IsCarrier(b) {
 			t.Errorf("%s passes", name)
-		}
-	}
-	for _, v := range [][]byte{nil, {}} {
-		r := &kgo.Record{Value: v}
-		if !Untouched(NewBare(context.Background(), r), r) {
-			t.Errorf("%#v does not pass", v)
 		}
 	}
 }

@@ -2,7 +2,10 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"testing"
+
+	"github.com/kafka-failover/kafka-failover/internal/record"
 )
 
 // What neither arrived nor was counted by a filter, something else took out.
@@ -23,6 +26,23 @@ func TestMissing(t *testing.T) {
 	}
 	if got := tk.Ack(nil); got != 0 {
 		t.Errorf("acknowledged again: %d", got)
+	}
+}
+
+// In a direct generation only filters may take a whole batch out.
+func TestDirectBatchLost(t *testing.T) {
+	for _, left := range []int{0, 1} {
+		g, _ := newTestGeneration(1 << 20)
+		g.Direct = true
+		tk, err := g.Issue(context.Background(), Load{Records: 1, Payload: 10, Bytes: 10}, []Span{{Part: 0, Next: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tk.Carry(make([]record.Source, left))
+		tk.Ack(nil)
+		if lost := errors.Is(g.Broken(), ErrNotDirect); lost != (left > 0) {
+			t.Errorf("%d records left: %v", left, g.Broken())
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ type Generation struct {
 	Strict bool
 	// Standard: the input sets standard metadata on every message.
 	Standard bool
-	// Direct: messages are bare, and tickets carry their source records.
+	// Direct: a batch is one message, and its ticket carries the source records.
 	Direct bool
 	Parts  []Part
 	Slots  []position.TP
@@ -136,6 +136,8 @@ type Span struct {
 	Part int
 	Next int64
 	Pair position.Pair // of its last record
+	// First and Last are the timestamps of its first and last record.
+	First, Last time.Time
 }
 
 // Load is what a batch weighs.
@@ -173,6 +175,7 @@ func (g *Generation) Issue(ctx context.Context, load Load, spans []Span) (*Ticke
 	}
 	for i, s := range spans {
 		t.entries[i] = g.tracker.Read(s.Part, s.Next, &s.Pair)
+		t.entries[i].Date(s.First, s.Last)
 	}
 	g.issued++
 	g.issuedAt = time.Now()
@@ -395,6 +398,27 @@ func (g *Generation) Rest() (outstanding int, since time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.outstanding, g.issuedAt
+}
+
+// Backlog is where a part stands.
+type Backlog struct {
+	// Next is the next offset to relay: everything before is done.
+	Next int64
+	// Since is the timestamp of the first record read and not done, or of the
+	// last one done; zero before the first.
+	Since time.Time
+}
+
+// Load returns where each part stands, and how many bytes of the window are in
+// use.
+func (g *Generation) Load() (parts []Backlog, held int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	parts = make([]Backlog, len(g.Parts))
+	for i := range parts {
+		parts[i] = Backlog{g.tracker.Next(i), g.tracker.Oldest(i)}
+	}
+	return parts, g.held
 }
 
 // WindowBytes is the window.

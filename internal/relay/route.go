@@ -97,3 +97,16 @@ func parseRoute(spec string) (Route, error) {
 	r.Mode, r.Partition = FixedPartition, int32(p)
 	return r, nil
 }
+
+// ParsePatterns reads the field `regexp_topics_include`: regular expressions of
+// Go's syntax (RE2), each to match a whole name.
+func ParsePatterns(specs []string) ([]*regexp.Regexp, error) {
+	var out []*regexp.Regexp
+	for _, spec := range specs {
+		if _, err := regexp.Compile(spec); err != nil {
+			return nil, fmt.Errorf("regexp_topics_include: %q is not a regular expression: %w", spec, err)
+		}
+		out = append(out, regexp.MustCompile(`^(?:`+spec+`)$`))
+	}
+	return out, nil
+}

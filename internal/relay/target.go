@@ -22,9 +22,11 @@ type Target interface {
 	// or claiming anything: for a look from outside. The error says why the
 	// relay would not begin.
 	Preview(ctx context.Context, q Query) (*Preview, error)
-	// Marks are the marks on the target for these routes, for when no source can
-	// be asked how many partitions there are. It only reads.
-	Marks(ctx context.Context, routes []Route) ([]MarkedPart, error)
+	// Marks are the marks on the target for what is selected, for when no source
+	// can be asked how many partitions there are. It only reads.
+	Marks(ctx context.Context, s Selection) ([]MarkedPart, error)
+	// Own are topics that the output keeps for itself, such as the progress topic.
+	Own() []string
 	// Left tells whether the output has closed: another one takes its place.
 	Left() bool
 	// LastRecord returns the last record that a committed reader sees in a
@@ -53,6 +55,9 @@ type Query struct {
 	ClusterID string
 	Topics    []SourceTopic
 	Resume    position.Resume
+	// Settings asks the source for the settings of Topics that copies of them are
+	// to have, by name; one that may not be read is left out. Nil: unknown.
+	Settings func(context.Context) (map[string]kafka.Settings, error)
 	// MarksOnly leaves the suffix behind the marks unread: the answer may then
 	// be a second old. Only for Preview.
 	MarksOnly bool

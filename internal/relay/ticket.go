@@ -31,7 +31,7 @@ type Ticket struct {
 	records int
 	spans   []Span
 	entries []*position.Entry
-	// sources are those of the messages, if the generation is direct.
+	// sources are those of the batch, if the generation is direct.
 	sources []record.Source
 	// filtered counts the records that filters took out under their own name.
 	filtered atomic.Int64
@@ -308,6 +308,9 @@ func (t *Ticket) ack(err error) (missing int64, joined func()) {
 		missing = t.Missing(0)
 	}
 	switch {
+	case err == nil && !t.claimed && len(t.sources) > 0 && g.Direct: // filters leave none
+		t.failed = ErrNotDirect
+		g.disownLocked(fmt.Errorf("a batch of %s never reached the output: %w", t.describe(), ErrNotDirect), false)
 	case err == nil:
 	case errors.Is(err, context.Canceled) && !t.claimed: // a stop, or a wrapper that gave up
 		t.failed = err
