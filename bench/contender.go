@@ -23,6 +23,8 @@ type contender struct {
 	tied tie
 	// sameName: it writes to a topic of the source's name.
 	sameName bool
+	// behind is how many times the relay is to be as fast; 0: that is only shown.
+	behind float64
 	// cleanUp removes what it leaves on the brokers beside its records.
 	cleanUp func(r *round) error
 

@@ -20,10 +20,11 @@ import (
 // bench/mirrormaker/libs.
 func peers() []*contender {
 	return []*contender{
-		{name: "MirrorMaker 2 (Kafka 4.1.0)", shape: plain.of(1_000_000), start: mirrorMaker, sameName: true, cleanUp: forgetMirrorMaker},
-		{name: "Connect 4.105.0 redpanda, tuned", shape: plain.of(400_000), start: connect(connectTuned)},
-		{name: "Connect 4.105.0 redpanda, defaults", shape: plain.of(100_000), start: connect(connectDefaults), tied: byKey},
-		{name: "kaf-relay 1.4.0", shape: plain.of(300_000), start: kafRelay, tied: byKey},
+		{name: "MirrorMaker 2 (Kafka 4.1.0)", shape: plain.of(1_000_000), start: mirrorMaker, behind: 4, sameName: true, cleanUp: forgetMirrorMaker},
+		{name: "Connect 4.105.0 redpanda, tuned", shape: plain.of(1_000_000), behind: 6, start: connect(connectTuned)},
+		{name: "Connect 4.105.0 redpanda, tuned, memory aside", shape: plain.of(1_000_000), start: connect(connectLarge)},
+		{name: "Connect 4.105.0 redpanda, defaults", shape: plain.of(100_000), behind: 6, start: connect(connectDefaults), tied: byKey},
+		{name: "kaf-relay 1.4.0", shape: plain.of(300_000), behind: 15, start: kafRelay, tied: byKey},
 	}
 }
 
@@ -122,22 +123,29 @@ output:
     key: ${! metadata("kafka_key") }
 `
 
-// connectTuned keeps order and partitions.
-const connectTuned = `
+var (
+	// connectTuned keeps order and partitions, and to the memory that the relay has
+	// to keep to.
+	connectTuned = fmt.Sprintf(connectOrdered, "256KiB", "1MiB")
+	// connectLarge takes three times the memory.
+	connectLarge = fmt.Sprintf(connectOrdered, "4MiB", "16MiB")
+)
+
+const connectOrdered = `
 http: { enabled: false }
 logger: { level: WARN }
 input:
   redpanda:
-    seed_brokers: [ %q ]
-    topics: [ %s ]
-    consumer_group: %s
+    seed_brokers: [ %%q ]
+    topics: [ %%s ]
+    consumer_group: %%s
     fetch_max_bytes: 16MiB
-    max_yield_batch_bytes: 4MiB
-    partition_buffer_bytes: 16MiB
+    max_yield_batch_bytes: %s
+    partition_buffer_bytes: %s
 output:
   redpanda:
-    seed_brokers: [ %q ]
-    topic: %s
+    seed_brokers: [ %%q ]
+    topic: %%s
     key: ${! metadata("kafka_key") }
     partitioner: manual
     partition: ${! metadata("kafka_partition") }

@@ -124,7 +124,7 @@ func (q *quick) ask(m *service.Message, src *record.Source) (keep, sure bool, er
 	defer func() { q.message, q.source = nil, nil }()
 	this, err := q.this()
 	if err != nil {
-		return false, false, nil //nolint:nilerr // the engine says what it means
+		return false, false, nil
 	}
 	v, err := q.exec.Query(this)
 	if err != nil {
