@@ -188,10 +188,14 @@ func TestCacheRelayKilled(t *testing.T) {
 		input: "batch_max_records: 200", processors: "- sleep: { duration: 100us }",
 	})
 	kills := count(2, 20)
-	for range kills {
+	for kill := range kills {
 		relay := w.run(p)
 		db.await(topic, db.len(topic)+100)
-		time.Sleep(time.Duration(300+r.IntN(1500)) * time.Millisecond) // a random moment, not a wait for anything
+		at := time.Duration(300+r.IntN(1500)) * time.Millisecond
+		if kill == 0 { // long enough for positions that are not written to show
+			at += 5 * time.Second
+		}
+		time.Sleep(at) // a random moment, not a wait for anything
 		relay.kill()
 	}
 	load.stop()
@@ -201,7 +205,8 @@ func TestCacheRelayKilled(t *testing.T) {
 	}
 	d := db.mustHold(topic, load.count(), 2)
 	t.Logf("%d kills, %d records: %d came twice, at most %s old", kills, load.count(), d.copies, d.oldest)
-	if most := 1500 * time.Millisecond; d.back > kills*2 || d.oldest > most {
+	// Positions are written once a second; a machine under load takes longer.
+	if most := 4 * time.Second; d.back > kills*2 || d.oldest > most {
 		t.Errorf("went back %d times, by up to %s, want %s at most", d.back, d.oldest, most)
 	}
 	if d.copies == 0 {
