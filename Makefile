@@ -14,7 +14,7 @@ build:
 # Everything, real Kafka included, with short counts.
 test: jars test-alerts
 	go test -count=1 -timeout 15m ./internal/... ./input/... ./output/... ./processor/... ./cmd/...
-	go test -count=1 -timeout 18m -p 1 .
+	go test -count=1 -timeout 18m -p 1 -parallel 6 .
 
 # The alert rules, by Prometheus' own tool where it is installed (Debian: package
 # prometheus).
@@ -24,7 +24,7 @@ test-alerts:
 
 # The same scenarios with the counts of docs/reliability.md.
 test-full: jars
-	KAFKA_FAILOVER_FULL=1 go test -count=1 -timeout 60m -p 1 -v ./...
+	KAFKA_FAILOVER_FULL=1 go test -count=1 -timeout 90m -p 1 -parallel 4 -v ./...
 
 # The relay beside a bare franz-go loop and its peers, with other data, in latency
 # and growth; writes bench/RESULTS.md. About half an hour.

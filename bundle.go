@@ -25,8 +25,9 @@ var (
 // SetDirect says that nothing stands between the kafka_failover inputs and
 // outputs of this process but kafka_failover_filter processors, and that no
 // output has fields that are computed from messages. Records then take a shorter
-// way, at nearly half the cost. A pipeline that is otherwise after all stops with
-// an error and writes nothing wrong.
+// way, at nearly half the cost. A pipeline that changes values or metadata, or takes
+// records out, after all, stops with an error. One that only reads metadata is not
+// noticed, and finds none: do not say so where there is one.
 func SetDirect(is bool) { relay.SetDirect(is) }
 
 // Err joins the fatal stops of all relays of this process; it is nil while none

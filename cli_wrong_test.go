@@ -41,6 +41,7 @@ var wrongConfigurations = []struct{ name, input, output, top string }{
 	{name: "max_in_flight of the input without resume: cache", input: "max_in_flight: 4"},
 	{name: "max_in_flight of the input, of nothing", input: "resume: cache\nresume_cache: c\nmax_in_flight: 0"},
 	{name: "max_in_flight of the input out of range", input: "resume: cache\nresume_cache: c\nmax_in_flight: 5000"},
+	{name: "regexp_topics_include with resume: watermark", input: "topics: []\nregexp_topics_include: [ 'a.*' ]\nresume: watermark"},
 	{name: "on_fatal", input: "on_fatal: panic"},
 	{name: "metadata", input: "metadata: all"},
 	{name: "a size without a number", input: "batch_max_bytes: lots"},
@@ -97,6 +98,7 @@ var wrongConfigurations = []struct{ name, input, output, top string }{
 // where lint can see it, else from run, which then ends with exit code 1. The
 // lines are kept in testdata/wrong.golden, to be read by whoever changes them.
 func TestWrongConfigurations(t *testing.T) {
+	t.Parallel() // topics of its own
 	var got strings.Builder
 	for _, c := range wrongConfigurations {
 		line := wrongLine(t, c.input, c.output, c.top)

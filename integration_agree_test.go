@@ -13,6 +13,7 @@ import (
 // The new source is 1,000 records short of what was relayed: the relay waits,
 // goes on when it has caught up, and never rewinds.
 func TestNewSourceIsShort(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	first := p.proxied(0)
 	topic := p.all("short", 2)
@@ -56,6 +57,7 @@ func (p *poolWorld) differ(i int, topic string, n, partitions, size, at int) {
 // The new source holds other records from some offset on: it is quarantined and
 // named, and the third one is taken. LogAppendTime there is no difference.
 func TestDivergedSourceIsQuarantined(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 3)
 	first := p.proxied(0)
 	topic := p.topic("diverged")
@@ -190,6 +192,7 @@ func TestUnverifiedSource(t *testing.T) {
 // while it is down: that source is quarantined, the other one is read, nothing
 // is spliced. Recreated on both, it stops.
 func TestTopicRecreatedOnOneSource(t *testing.T) {
+	t.Parallel() // topics of its own
 	for _, live := range []bool{true, false} {
 		t.Run(fmt.Sprintf("live=%v", live), func(t *testing.T) {
 			p := newPool(t, 2)

@@ -178,6 +178,7 @@ func (w *world) mustStandAt(n int64, p pipeline) {
 // again: nothing is lost, order is kept, and what comes twice was written within
 // the second before the kill.
 func TestCacheRelayKilled(t *testing.T) {
+	t.Parallel() // topics of its own
 	r := seeded(t)
 	w := newWorld(t)
 	db := startRedis(t)
@@ -259,6 +260,7 @@ func TestCacheFailoverAndRestart(t *testing.T) {
 
 // What is filtered is done, though the output never sees a batch.
 func TestCacheFiltersAll(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	db := startRedis(t)
 	topic := w.topic("none")
@@ -275,6 +277,7 @@ func TestCacheFiltersAll(t *testing.T) {
 // Batches that the output refuses are read again, with others under way; so is
 // what a Redis that is killed had not taken.
 func TestCacheOutputRefuses(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	db := startRedis(t)
 	topic := w.topic("nacks")
@@ -320,6 +323,7 @@ func TestCacheOutputRefuses(t *testing.T) {
 // A start goes on where the marks stand, and only on a source that holds what
 // was delivered: with positions in files, and quick fake clusters.
 func TestCacheGuards(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := &world{t: t}
 	dc1 := kafkatest.Fake(t, "cache1", kfake.SeedTopics(1, "orders"))
 	record := func(i int) *kgo.Record { return &kgo.Record{Topic: "orders", Value: fmt.Appendf(nil, "%d", i)} }

@@ -523,6 +523,7 @@ func TestVerifyLive(t *testing.T) {
 
 // The memory that verify takes does not grow with the number of records.
 func TestVerifyMemory(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	small, large := count(600_000, 1_000_000), count(1_500_000, 10_000_000)
 	peak := func(base string, n int) int64 {
@@ -645,6 +646,7 @@ func TestConvertedRuns(t *testing.T) {
 // A bounded run shows on a terminal how far it has come, and says at its end
 // what it has relayed.
 func TestProgressOfBoundedRun(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.both("bounded", 2)
 	w.fill(topic, 3_000, 2, 100)
@@ -683,6 +685,7 @@ func TestDemo(t *testing.T) {
 
 // demo --keep leaves brokers up that the commands it names can look at.
 func TestDemoKeep(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	d := w.start("demo", "--keep")
 	d.mustLog(30*time.Second, "kafka-failover run ")

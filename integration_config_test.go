@@ -182,6 +182,7 @@ func (w *world) awaitInSync(topic string, n int) {
 
 // auto puts a key where Kafka's own Java producer puts it.
 func TestAutoAgreesWithJava(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	src, byJava, byRelay := w.topic("keys"), w.topic("java"), w.topic("relay")
 	w.create(w.source, src, 2)
@@ -220,6 +221,7 @@ func TestStopAtEndUnderLoad(t *testing.T) {
 // A source cluster that the marks do not know must hold the records that were
 // relayed before.
 func TestAnotherSourceIsCompared(t *testing.T) {
+	t.Parallel() // topics of its own
 	for _, equal := range []bool{true, false} {
 		t.Run(fmt.Sprintf("equal=%v", equal), func(t *testing.T) {
 			w := newWorld(t)

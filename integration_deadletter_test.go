@@ -42,6 +42,7 @@ func spoiled(topic string, i int) *kgo.Record {
 // its reason, and nothing waits for it: at least once, exactly once, and when the
 // relay is killed in between.
 func TestDeadLetters(t *testing.T) {
+	t.Parallel() // topics of its own
 	for _, delivery := range []string{"at_least_once", "exactly_once"} {
 		for _, killed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, killed %v", delivery, killed), func(t *testing.T) {
@@ -147,6 +148,7 @@ func header(r *kgo.Record, name string) string {
 // A letter whose value was too large says so, and the relay goes on; a filter
 // that fails sends letters too.
 func TestDeadLettersLargeAndFiltered(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic, dead := w.topic("large"), w.topic("dead")
 	w.create(w.source, topic, 1, "max.message.bytes", "10000000")
@@ -172,6 +174,7 @@ func TestDeadLettersLargeAndFiltered(t *testing.T) {
 
 // A dead letter topic that is not there, or cannot be one, is said at start.
 func TestDeadLetterTopicRefused(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.both("refused", 1)
 	w.fill(topic, 10, 1, 100)

@@ -114,6 +114,7 @@ func TestExactlyOnceCompactedTail(t *testing.T) {
 // A filter that drops nearly everything, killed under load: no start reads again
 // what was committed as filtered.
 func TestExactlyOnceFilterKilled(t *testing.T) {
+	t.Parallel() // topics of its own
 	r := seeded(t)
 	w := exactWorld(t, threeNodes(t))
 	topic := w.both("filtered", 3)
@@ -155,6 +156,7 @@ func (s stated) position() (sum int64) {
 // in transactions too, and nothing of a batch that was refused in part is
 // committed: once it is removed, everything is there once.
 func TestExactlyOnceBreakers(t *testing.T) {
+	t.Parallel() // topics of its own
 	for name, c := range map[string]struct {
 		p    pipeline
 		says string
@@ -261,6 +263,7 @@ func TestExactlyOnceSharedID(t *testing.T) {
 // The target lacks what transactions need: one clear error, from the relay and
 // from check, and the cure it names works.
 func TestExactlyOnceTargetLacks(t *testing.T) {
+	t.Parallel() // topics of its own
 	old := kafkatest.Start(t, "old", kafkatest.Options{Features: map[string]int{"transaction.version": 1}, Props: map[string]string{
 		"authorizer.class.name":          "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
 		"allow.everyone.if.no.acl.found": "true",

@@ -411,6 +411,7 @@ func (w *world) coordinator() int {
 // A record that the target refuses in the middle of a batch: a stop that names
 // it, nothing of its batch and no hole; mended, all is there once.
 func TestExactlyOnceRefusedRecord(t *testing.T) {
+	t.Parallel() // topics of its own
 	for name, c := range map[string]struct {
 		config []string
 		record func() *kgo.Record
@@ -535,6 +536,7 @@ func TestExactlyOnceFilter(t *testing.T) {
 // sources: each source partition is there once and in order. By key, a record
 // stands where Kafka's own producer puts it.
 func TestExactlyOnceRoutes(t *testing.T) {
+	t.Parallel() // topics of its own
 	for name, route := range map[string]string{"fixed": ":0", "auto": ":auto"} {
 		t.Run(name, func(t *testing.T) {
 			r := seeded(t)
@@ -618,6 +620,7 @@ func byKafkasOwnProducer(t *testing.T, w *world, partitions int32) func(*kgo.Rec
 
 // The same relay_id goes over to exactly_once and back, and says so each time.
 func TestExactlyOnceMovesOver(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.both("moves", 2)
 	w.fill(topic, 4_000, 2, 100)
@@ -645,6 +648,7 @@ func TestExactlyOnceMovesOver(t *testing.T) {
 
 // Records go where their content says, and are there once, whatever is killed.
 func TestExactlyOnceRoutingByContent(t *testing.T) {
+	t.Parallel() // topics of its own
 	r := seeded(t)
 	w := exactWorld(t, threeNodes(t))
 	topic := w.both("content", 2)

@@ -102,6 +102,7 @@ func (p *poolWorld) mustLeave(t *testing.T, breakIt, mend func()) {
 
 // A source that answers probes and gives no records is left after stall_timeout.
 func TestSourceGivesNoRecords(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	proxies := p.proxied(0)
 	p.health = "health: { stall_timeout: 3s }"
@@ -122,6 +123,7 @@ func TestSourceGivesNoRecords(t *testing.T) {
 // A source that answers probes and leaves the examination before reading
 // unanswered is left too, at a start with the mark's samples to compare.
 func TestSourceAnswersProbesOnly(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	p.health = "health: { healthy_after: 1, stall_timeout: 5s }"
 	proxies := p.proxied(0)

@@ -21,6 +21,7 @@ func seeded(t *testing.T) *rand.Rand {
 
 // The binary is killed with -9 at random moments under load and started again.
 func TestKillRelayUnderLoad(t *testing.T) {
+	t.Parallel() // topics of its own
 	kills := count(5, 20)
 	r := seeded(t)
 	w := newWorld(t)
@@ -64,6 +65,7 @@ func (w *world) killWhileRelaying(p pipeline, topic string, r *rand.Rand) {
 // A filter that drops most records, killed and restarted: what was filtered is
 // done, and what was not is there.
 func TestFilterKilledAndRestarted(t *testing.T) {
+	t.Parallel() // topics of its own
 	r := seeded(t)
 	w := newWorld(t)
 	topic := w.both("filter", 4)

@@ -24,6 +24,7 @@ import (
 // The configuration is changed under load with -w: the old stream closes, the
 // new one goes on where the target stands.
 func TestReloadUnderLoad(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.both("reload", 2)
 	load := w.load(topic, 2, 100, 10_000)

@@ -75,6 +75,7 @@ func (w *world) refusingTopic(f refusal) string {
 // the record, stops and names it; the target holds exactly what is before it,
 // as the last copies go.
 func TestRefusedAtFullSpeed(t *testing.T) {
+	t.Parallel() // topics of its own
 	for _, f := range refusals {
 		t.Run(f.name, func(t *testing.T) {
 			w := newWorld(t)

@@ -149,6 +149,7 @@ func (w *world) once(p pipeline, want int) *proc {
 
 // What the relay does about a target that is not what it left behind.
 func TestTargetChangedWhileDown(t *testing.T) {
+	t.Parallel() // topics of its own
 	setup := func(t *testing.T) (*world, string, pipeline) {
 		w := newWorld(t)
 		topic := w.both("changed", 1)
@@ -339,6 +340,7 @@ func TestTopicsDeletedLive(t *testing.T) {
 
 // Two instances with one relay_id: the older one ends and says so.
 func TestTwoInstances(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.both("two", 2)
 	load := w.load(topic, 2, 100, 2_000)
@@ -402,6 +404,7 @@ func TestRouteChangedWhileDown(t *testing.T) {
 // A missing topic and too few partitions are said with the command that mends
 // them.
 func TestMissingTargetTopic(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.topic("absent")
 	w.create(w.source, topic, 3)

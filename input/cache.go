@@ -22,8 +22,6 @@ import (
 const (
 	// cacheInterval is the least time between two writes of marks.
 	cacheInterval = time.Second
-	// cacheTimeout bounds one use of the cache; the next attempt tries again.
-	cacheTimeout = 5 * time.Second
 	// cacheCloseTimeout bounds the last write: without it the next start repeats
 	// what was acknowledged since the one before.
 	cacheCloseTimeout = 3 * time.Second
@@ -58,8 +56,6 @@ func newCacheTarget(conf config, res *service.Resources) (*cacheTarget, error) {
 
 func (c *cacheTarget) newStore() (*cachemarks.Store, error) {
 	return cachemarks.New(func(ctx context.Context, use func(service.Cache)) error {
-		ctx, cancel := context.WithTimeout(ctx, cacheTimeout)
-		defer cancel()
 		return c.res.AccessCache(ctx, c.conf.resource, use)
 	}, c.name)
 }

@@ -171,6 +171,7 @@ root = match {
   [ "interval", "timeout", "cooldown", "stall_timeout" ].any(f -> !this.health.get(f).or("1s").string().re_match($time)) => [ "health: interval, timeout, cooldown and stall_timeout are times: write a number and a unit, such as 500ms or 30s" ]
   [ "unhealthy_after", "healthy_after" ].any(f -> this.health.get(f).or(1).number(0) < 1) => [ "health: unhealthy_after and healthy_after must be at least 1" ]
   this.health.lag_threshold.or(0).number(-1) < 0 => [ "health.lag_threshold is a number of records, 0 for off" ]
+  $patterns.length() > 0 && this.resume.or("") == "watermark" => [ "regexp_topics_include needs marks, to know a topic that was deleted and created anew, and resume: watermark keeps none: list the topics, or use resume: auto" ]
   this.on_gap.or("") == "skip" && this.resume.or("") == "watermark" => [ "on_gap: skip leaves offsets out, and with resume: watermark every record must keep its offset: use resume: auto" ]` + cacheLint + `
   this.batch_max_records.or(1).number(0) < 1 => [ "batch_max_records must be at least 1" ]
 }`
@@ -258,6 +259,9 @@ func parse(p *service.ParsedConfig, logger *service.Logger) (config, error) {
 	r.Note(err)
 	c.patterns, err = relay.ParsePatterns(r.Strings(fieldPatterns))
 	r.Note(err)
+	if len(c.patterns) > 0 && c.resume == position.ResumeWatermark {
+		r.Note(errors.New("regexp_topics_include needs marks, to know a topic that was deleted and created anew, and resume: watermark keeps none: list the topics, or use resume: auto"))
+	}
 	c.parseCache(r)
 	if topics := r.Strings(fieldTopics); len(topics) > 0 || len(c.patterns) == 0 {
 		c.routes, err = relay.ParseRoutes(topics)

@@ -67,6 +67,8 @@ type Input struct {
 	// regexp_topics_include is set; nil before the first look.
 	routes    []relay.Route
 	selection relay.Selection
+	// before are the topics that matched before this process, by their marks.
+	before []string
 	// closing are readers that were left and have not closed yet.
 	closing sync.WaitGroup
 	gauges  gauges

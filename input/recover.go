@@ -178,8 +178,11 @@ func (r *resolver) one(ctx context.Context, ps *relay.PartStanding) (next int64,
 
 func (r *resolver) configured(ctx context.Context, tp position.TP) (int64, error) {
 	start := r.in.conf.start
-	if n := r.in.partitions[tp.Topic]; r.in.partitions != nil && tp.Partition >= n {
-		return 0, nil // added, or its topic, while the relay ran
+	switch n, known := r.in.partitions[tp.Topic]; {
+	case known && tp.Partition >= n: // added while the relay ran
+		return 0, nil
+	case r.in.partitions != nil && !known, r.in.appeared(tp.Topic): // its topic was: retention may have been there
+		return r.source.starts[tp], nil
 	}
 	switch {
 	case start.latest:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -72,7 +73,10 @@ func (in *Input) selected(ctx context.Context, i int) (config, error) {
 	if err != nil {
 		return in.conf, err
 	}
-	routes, gone, err := in.conf.find(ctx, in.selection, in.pool.Conn(i), before, in.routes != nil)
+	if in.routes == nil {
+		in.before = before
+	}
+	routes, gone, err := in.conf.find(ctx, in.selection, in.pool.Conn(i), before, in.routes != nil || in.conf.stopAtEnd)
 	if err != nil {
 		return in.conf, askError{err}
 	}
@@ -84,6 +88,12 @@ func (in *Input) selected(ctx context.Context, i int) (config, error) {
 	}
 	in.noteRoutes(routes, gone)
 	return in.relayed(), nil
+}
+
+// appeared tells whether a topic matches that was not relayed before, while others
+// that match were, as the marks say: it has appeared since.
+func (in *Input) appeared(topic string) bool {
+	return len(in.before) > 0 && in.selection.Matched(topic) && !slices.Contains(in.before, topic)
 }
 
 // matchedBefore are the topics that were relayed because they matched: by this
@@ -129,6 +139,14 @@ func (c config) find(ctx context.Context, s relay.Selection, conn kafka.Conn, be
 		return nil, nil, err
 	}
 	routes = s.Routes(topics, before)
+	if len(routes) == 0 && len(before) == 0 { // then those count that others have, and this source lacks them
+		there, _ := c.elsewhere(ctx, conn.Name)
+		for _, name := range slices.Sorted(maps.Keys(there)) {
+			if s.Matched(name) {
+				routes = append(routes, relay.Route{Source: name, Target: name})
+			}
+		}
+	}
 	lacks := lacking(routes, before)
 	if len(lacks) == 0 {
 		return routes, nil, nil

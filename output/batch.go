@@ -67,7 +67,7 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 	}
 	n := len(batch)
 	if s.gen.Direct {
-		if !record.IsCarrier(batch) {
+		if !record.IsCarrier(batch) || s.out.hasTarget() || s.rules.Extra != nil {
 			return nil, fmt.Errorf("a batch from source partition %s did not reach %s as it was read: %w", s.gen.Parts[t.Spans()[0].Part].Source, s.out.name, relay.ErrNotDirect)
 		}
 		n, batch = len(t.Carried()), nil
@@ -94,8 +94,8 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 			at, err = s.byContent(m, s.part(t, src), src)
 		}
 		if err != nil {
-			if ask := (askError{}); errors.As(err, &ask) {
-				return nil, err
+			if ask := (askError{}); errors.As(err, &ask) || isStop(err) {
+				return nil, err // the record is not to blame
 			}
 			p.bad = &badMessage{source: src, err: err, before: len(p.sources), component: componentOf(m, src)}
 			if s.stopsAt(err) {
@@ -149,6 +149,11 @@ func (p *prepared) leaveOut(o *Output) {
 		o.noteLeftOut(bad)
 		return
 	}
+	// The letter stands before what is left of the record: that alone would prove
+	// the whole of it.
+	for bad.before > 0 && p.sources[bad.before-1].Record == bad.source.Record {
+		bad.before--
+	}
 	if n := len(p.dead); n == 0 || p.dead[n-1].source.Record != bad.source.Record {
 		p.dead = append(p.dead, bad)
 	}
@@ -201,12 +206,10 @@ func (s *session) refuses(t *relay.Ticket, m *service.Message, src *record.Sourc
 			return err
 		}
 	}
-	// A lower bound of what is written; the producer checks exactly, and what
-	// it refuses is found the longer way.
-	size := len(b) + len(src.Record.Key) + len(s.gen.OriginHeader) + len(s.gen.RelayID) + len(src.Record.Topic)
-	for i := range src.Record.Headers {
-		size += len(src.Record.Headers[i].Key) + len(src.Record.Headers[i].Value)
-	}
+	// A lower bound of what is written, whatever the pipeline has made of key and
+	// headers; the producer checks exactly, and what it refuses is found the longer
+	// way.
+	size := len(b) + len(s.gen.OriginHeader) + len(s.gen.RelayID) + len(src.Record.Topic)
 	if most := int(s.out.conf.producer.MaxMessageBytes); size > most {
 		return fmt.Errorf("%w: it has at least %d bytes and max_message_bytes is %d; raise max_message_bytes, and max.message.bytes of target topic %q", errTooLarge, size, most, s.part(t, src).Route.Target)
 	}

@@ -208,6 +208,9 @@ func (b *bearing) provide(ctx context.Context, d demand) error {
 	default:
 		log.Infof("Created target topic %s (create_topics) with %d partitions, %s", d.topic, t.Partitions, d.settings)
 	}
+	if act == create { // it may have been there after all, and be otherwise
+		return b.provide(ctx, d)
+	}
 	return nil
 }
 
@@ -253,6 +256,11 @@ func (b *bearing) checkTopics(ctx context.Context) error {
 		}
 	}
 	b.out.missing = 0
+	if name := b.out.conf.deadLetterTopic; name != "" {
+		if conf, err := b.cluster.Configs(ctx, name); err == nil && conf[name].Known {
+			b.out.letterMax.Store(conf[name].MaxMessageBytes)
+		}
+	}
 	return nil
 }
 

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/bloblang"
@@ -76,16 +78,30 @@ func (s *session) deadLetters(ctx context.Context, dead []*badMessage) error {
 	if err != nil {
 		return s.noLetters(dead[0], err)
 	}
-	letters := make([]kgo.Record, len(dead))
-	for i, bad := range dead {
-		letters[i] = s.letter(bad, topic, partitions)
+	letters := make([]kgo.Record, 0, len(dead))
+	size, first := 0, 0
+	write := func() error {
+		err := s.produceAll(ctx, letters)
+		if liesInRecord(err) {
+			return s.noLetters(dead[first], err)
+		} else if err != nil {
+			return fmt.Errorf("writing to dead_letter_topic %q: %w", topic, err)
+		}
+		letters, size = letters[:0], 0
+		return nil
 	}
-	if err := s.produceAll(ctx, letters); liesInRecord(err) {
-		s.out.countRefused(err)
-		return s.noLetters(dead[0], err)
-	} else if err != nil {
-		s.out.countRefused(err)
-		return fmt.Errorf("writing to dead_letter_topic %q: %w", topic, err)
+	for i, bad := range dead { // as many at a time as the topic takes in one batch
+		l := s.letter(bad, topic, partitions)
+		if n := letterSize(&l); size > 0 && size+n > s.out.letterLimit() {
+			if err := write(); err != nil {
+				return err
+			}
+			first = i
+		}
+		letters, size = append(letters, l), size+letterSize(&l)
+	}
+	if err := write(); err != nil {
+		return err
 	}
 	for _, bad := range dead {
 		s.out.noteLeftOut(bad)
@@ -93,12 +109,34 @@ func (s *session) deadLetters(ctx context.Context, dead []*badMessage) error {
 	return nil
 }
 
+// letterLimit is how large a batch of letters may be.
+func (o *Output) letterLimit() int {
+	limit := int(o.conf.producer.MaxMessageBytes)
+	if n := int(o.letterMax.Load()); n > 0 {
+		limit = min(limit, n)
+	}
+	return limit
+}
+
+// letterSize is not less than what a letter takes in a batch of its own.
+func letterSize(r *kgo.Record) int {
+	const batchAndRecord, perHeader = 160, 10
+	n := batchAndRecord + len(r.Key) + len(r.Value)
+	for i := range r.Headers {
+		n += perHeader + len(r.Headers[i].Key) + len(r.Headers[i].Value)
+	}
+	return n
+}
+
+// longestError bounds what a letter quotes: an error may quote the document.
+const longestError = 1024
+
 // noLetters stops the relay where dead letters cannot be written.
 func (s *session) noLetters(bad *badMessage, err error) error {
 	topic := s.out.conf.deadLetterTopic
 	return &position.Stop{
 		Reason: fmt.Sprintf("stopped at %v; dead_letter_topic %q does not take it: %v", bad, topic, err),
-		Cure:   "mend the topic (cleanup.policy=delete, a max.message.bytes no smaller than the source's) and restart",
+		Cure:   "mend the topic (cleanup.policy=delete; key, headers and 2 KiB must fit into its max.message.bytes and the output's max_message_bytes) and restart",
 	}
 }
 
@@ -114,15 +152,18 @@ func (s *session) letter(bad *badMessage, topic string, partitions int) kgo.Reco
 	add := func(name, value string) {
 		r.Headers = append(r.Headers, kgo.RecordHeader{Key: name, Value: []byte(value)})
 	}
-	add(letterError, bad.err.Error())
+	add(letterError, strings.ToValidUTF8(bad.err.Error()[:min(len(bad.err.Error()), longestError)], ""))
 	add(letterComponent, cmp.Or(bad.component, s.out.name))
 	add(letterTimestamp, strconv.FormatInt(src.Timestamp.UnixMilli(), 10))
-	for _, e := range []error{errTooLarge, kerr.MessageTooLarge, kerr.RecordListTooLarge} {
-		if errors.Is(bad.err, e) {
-			add(letterOmitted, strconv.Itoa(len(src.Value)))
-			r.Value = nil
-			break
-		}
+	if letterSize(&r) > s.out.letterLimit() || tooLarge(bad.err) {
+		add(letterOmitted, strconv.Itoa(len(src.Value)))
+		r.Value = nil
 	}
 	return r
+}
+
+// tooLarge tells whether a record was refused for its size: its letter would be
+// larger still.
+func tooLarge(err error) bool {
+	return slices.ContainsFunc([]error{errTooLarge, kerr.MessageTooLarge, kerr.RecordListTooLarge}, func(e error) bool { return errors.Is(err, e) })
 }

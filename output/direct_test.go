@@ -154,6 +154,21 @@ func TestDirectFailedMessage(t *testing.T) {
 	}
 }
 
+// The dead letter of a record of which a piece is left is written before that
+// piece: alone it would prove the whole record.
+func TestDeadLetterBeforePieces(t *testing.T) {
+	s := preparing(t, false)
+	s.out.conf.onError, s.out.conf.deadLetterTopic = onErrorDeadLetter, "dead"
+	ticket, batch := batchFrom(t, s, readRecords(5))
+	piece := batch[2].Copy()
+	piece.SetError(errors.New("x"))
+	batch = append(batch[:3:3], append(service.MessageBatch{piece}, batch[3:]...)...)
+	p, err := s.prepare(ticket, batch)
+	if err != nil || len(p.records) != 5 || len(p.dead) != 1 || p.dead[0].before != 2 {
+		t.Fatalf("%v, %d records, %+v", err, len(p.records), p.dead)
+	}
+}
+
 // Preparing a batch allocates its few slices, and nothing per record.
 func TestPrepareAllocates(t *testing.T) {
 	const n = 500

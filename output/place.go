@@ -126,10 +126,22 @@ func (s *session) contentTopics() map[string]kafka.Topic {
 	return out
 }
 
+// lacking is a topic that the target does not have, when that was found out, and
+// the error that says so: the next records for it are not to wait for it too.
+type lacking struct {
+	at  time.Time
+	err error
+}
+
+const lackingFor = 10 * time.Second
+
 // partitionsOf is how many partitions a topic of the target has.
 func (s *session) partitionsOf(topic string) (int, error) {
 	if t, ok := s.content.Load(topic); ok {
 		return int(t.(kafka.Topic).Partitions), nil
+	}
+	if m, ok := s.lacking.Load(topic); ok && time.Since(m.(lacking).at) < lackingFor {
+		return 0, m.(lacking).err
 	}
 	c, err := s.out.admin()
 	if err != nil {
@@ -145,7 +157,9 @@ func (s *session) partitionsOf(topic string) (int, error) {
 		t := d.Topics[topic]
 		switch {
 		case t.Missing() && try == missingAfter: // a broker just started may not know it yet
-			return 0, fmt.Errorf("target topic %q, which topic gives for it, does not exist; create it: kafka-topics.sh --bootstrap-server %s --create --topic %s", topic, s.out.conf.conn.SeedBrokers[0], topic)
+			err := fmt.Errorf("target topic %q, which topic gives for it, does not exist; create it: kafka-topics.sh --bootstrap-server %s --create --topic %s", topic, s.out.conf.conn.SeedBrokers[0], topic)
+			s.lacking.Store(topic, lacking{time.Now(), err})
+			return 0, err
 		case t.Missing():
 			time.Sleep(watchInterval)
 			continue

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -63,7 +64,9 @@ type Output struct {
 	// content are the IDs of topics that records were sent to by content.
 	content sync.Map
 	named   time.Time
-	pulse   pulse
+	// letterMax is the dead letter topic's max.message.bytes, 0 if it is not known.
+	letterMax atomic.Int64
+	pulse     pulse
 }
 
 type found struct {

@@ -36,7 +36,7 @@ func (o *Output) Preview(ctx context.Context, q relay.Query) (*relay.Preview, er
 	}
 	defer c.Close()
 	p.bearing = bearing{out: o, cluster: c, query: q}
-	if err := p.each(ctx, p.introduce, p.checkTopics, p.checkDelivery); err != nil || p.Found.Failed() {
+	if err := p.each(ctx, p.introduce, p.refuse, p.checkTopics, p.checkDelivery); err != nil || p.Found.Failed() {
 		return p.Preview, err
 	}
 	steps := []func(context.Context) error{p.layOut, p.loadMarks, p.listOffsets, p.gather, p.readSuffix}

@@ -42,6 +42,7 @@ type session struct {
 	condemned map[position.TP]map[int64]error
 	// content are the topics that records were sent to by content.
 	content sync.Map // name -> kafka.Topic
+	lacking sync.Map // name -> lacking
 	// tx is nil but with delivery: exactly_once.
 	tx *transactor
 	// refusedIn holds, per slot, the first delivery that was refused there.
@@ -168,6 +169,9 @@ func (s *session) deliver(ctx context.Context, p *prepared, held int64) {
 	}
 	if err == nil {
 		err = d.bury(ctx, len(p.records))
+	}
+	if err == nil && len(p.dead) > 0 && s.gen.Broken() != nil {
+		err = relay.ErrBroken // while the letters were written
 	}
 	if err == nil {
 		d.hand()

@@ -111,7 +111,7 @@ type bearing struct {
 }
 
 func (b *bearing) take(ctx context.Context) error {
-	return b.each(ctx, b.describe, b.checkTopics, b.layOut, b.fence, b.loadMarks, b.claim, b.stake, b.listOffsets, b.gather, b.readSuffix)
+	return b.each(ctx, b.describe, b.refuse, b.checkTopics, b.layOut, b.fence, b.loadMarks, b.claim, b.stake, b.listOffsets, b.gather, b.readSuffix)
 }
 
 func (b *bearing) each(ctx context.Context, steps ...func(context.Context) error) error {
@@ -172,26 +172,33 @@ func (o *Output) checkKnown(topic, id string) error {
 	return nil
 }
 
-// layOut gives every target partition a slot, and every source partition its
-// slots.
-func (b *bearing) layOut(context.Context) error {
+// relayID names the relay: the target's cluster ID if nothing else is said.
+func (b *bearing) relayID() string { return cmp.Or(b.out.conf.relayID, b.desc.ClusterID) }
+
+// refuse is for what cannot be right whatever is on the target; nothing has been
+// created there yet.
+func (b *bearing) refuse(context.Context) error {
 	o := b.out
-	st := &relay.Standing{ClusterID: b.desc.ClusterID, RelayID: o.conf.relayID, OriginHeader: o.conf.originHeader, MaxInFlight: o.conf.maxInFlight, Marked: map[string]int32{}}
-	if st.RelayID == "" {
-		st.RelayID = b.desc.ClusterID
-	}
-	if st.RelayID == "" {
+	if b.relayID() == "" {
 		return &position.Stop{Reason: "the target names no cluster ID to derive relay_id from", Cure: "set relay_id of the kafka_failover output"}
 	}
-	if !relayIDPattern.MatchString(st.RelayID) {
-		return &position.Stop{Reason: fmt.Sprintf("the target's cluster ID %q cannot serve as relay_id", st.RelayID), Cure: "set relay_id of the kafka_failover output"}
+	if !relayIDPattern.MatchString(b.relayID()) {
+		return &position.Stop{Reason: fmt.Sprintf("the target's cluster ID %q cannot serve as relay_id", b.relayID()), Cure: "set relay_id of the kafka_failover output"}
 	}
 	if slices.Contains(b.topics(), o.conf.progressTopic) {
 		return &position.Stop{Reason: fmt.Sprintf("progress_topic %q is also the target of a route", o.conf.progressTopic), Cure: "give progress_topic another name"}
 	}
-	if st.OriginHeader == "" && b.query.Resume != position.ResumeWatermark && !o.conf.exactly {
+	if o.conf.originHeader == "" && b.query.Resume != position.ResumeWatermark && !o.conf.exactly {
 		return &position.Stop{Reason: "origin_header is empty, which only resume: watermark and delivery: exactly_once can do without", Cure: "set origin_header to a header name, such as _origin"}
 	}
+	return nil
+}
+
+// layOut gives every target partition a slot, and every source partition its
+// slots.
+func (b *bearing) layOut(context.Context) error {
+	o := b.out
+	st := &relay.Standing{ClusterID: b.desc.ClusterID, RelayID: b.relayID(), OriginHeader: o.conf.originHeader, MaxInFlight: o.conf.maxInFlight, Marked: map[string]int32{}}
 	first := map[string]int{}
 	for _, name := range b.topics() {
 		first[name] = len(st.Slots)
@@ -211,6 +218,9 @@ func (b *bearing) layOut(context.Context) error {
 			}
 			switch t.Route.Mode {
 			case relay.SamePartition:
+				if p >= target.Partitions {
+					return fmt.Errorf("target topic %q has %d partitions and needs %d", t.Route.Target, target.Partitions, t.Partitions)
+				}
 				part.FirstSlot += int(p)
 			case relay.FixedPartition:
 				part.FirstSlot += int(t.Route.Partition)

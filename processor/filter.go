@@ -110,7 +110,7 @@ func (f *Filter) ProcessBatch(_ context.Context, batch service.MessageBatch) ([]
 		return nil, nil
 	}
 	t := relay.TicketFrom(batch[0].Context())
-	b := &asked{f: f, ticket: t, batch: batch}
+	b := &asked{f: f, batch: batch}
 	if t != nil && t.Generation().Direct {
 		if !record.IsCarrier(batch) {
 			return []service.MessageBatch{batch}, nil // the output refuses it and says why
@@ -140,8 +140,7 @@ func (f *Filter) ProcessBatch(_ context.Context, batch service.MessageBatch) ([]
 
 // asked is a batch that a filter is asked about.
 type asked struct {
-	f      *Filter
-	ticket *relay.Ticket // nil for messages of other inputs
+	f *Filter
 	// batch has the messages, or sources what they would be made from, where the
 	// ticket carries them.
 	batch   service.MessageBatch
@@ -281,8 +280,12 @@ func errNotBool(got string) error {
 // failed tells whether a record is kept on which the check failed. Only an output
 // of ours stops at a failed message; any other one would write it.
 func (b *asked) failed(m *service.Message, src *record.Source, err error) bool {
-	if b.f.onError == onErrorStop && b.ticket != nil && b.ticket.Generation().IsAlone() {
-		b.ticket.Stop(fmt.Errorf("filter %q failed: %w (on_error: stop); mend the check, or set on_error of the filter to keep or drop", b.f.name, err))
+	var t *relay.Ticket
+	if m != nil { // its own: several batches may have been made one
+		t = relay.TicketFrom(m.Context())
+	}
+	if b.f.onError == onErrorStop && t != nil && t.Generation().IsAlone() {
+		t.Stop(fmt.Errorf("filter %q failed: %w (on_error: stop); mend the check, or set on_error of the filter to keep or drop", b.f.name, err))
 		return false
 	}
 	return b.f.failed(m, src, err)

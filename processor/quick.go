@@ -167,7 +167,9 @@ var (
 	// state of it.
 	beyond = regexp.MustCompile(`@|\b(meta|metadata|root_meta|content|json|from|from_all|import|map|apply|error|errored|error_source_\w+|batch_index|batch_size|tracing_id|tracing_span|count|counter)\b`)
 	names  = regexp.MustCompile(`[.$\w]*\w`)
-	words  = map[string]bool{"true": true, "false": true, "null": true, "if": true, "else": true, "match": true}
+	// words can be nothing else. Where they are fields of the document too (if, else,
+	// match), to pick one more costs nothing.
+	words = map[string]bool{"true": true, "false": true, "null": true}
 )
 
 // needsOf reads off a check what it asks for; when in doubt, more.
@@ -195,7 +197,7 @@ func (n *needs) note(name, behind string) {
 	call := strings.HasPrefix(strings.TrimLeft(behind, " \t"), "(")
 	first := path[0]
 	switch {
-	case first == "" || first[0] == '$' || (first[0] >= '0' && first[0] <= '9') || words[first]:
+	case first == "" || first[0] == '$' || (first[0] >= '0' && first[0] <= '9') || (len(path) == 1 && words[first]):
 	case first == "root", first == "this" && (len(path) == 1 || len(path) == 2 && call):
 		n.whole = true
 	case first == "this":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 )
@@ -13,8 +14,8 @@ const filterName = "kafka_failover_filter"
 // between them but filters, and asks for nothing that only metadata can give.
 // When in doubt it is not: messages then carry all they ever do.
 func isDirect(conf *service.ParsedConfig, args []string) bool {
-	if slices.ContainsFunc(args, func(a string) bool { return a == "streams" || a == "-w" || a == "--watcher" }) {
-		return false // what is read later is not known yet
+	if slices.ContainsFunc(args, isLater) {
+		return false
 	}
 	in, out := alone(root(conf, "input")), alone(root(conf, "output"))
 	if in == nil || out == nil || find(conf, "kafka_failover", "input_resources", "output_resources") != nil {
@@ -28,6 +29,13 @@ func isDirect(conf *service.ParsedConfig, args []string) bool {
 	pipeline, _ := root(conf, "pipeline").(map[string]any)
 	processors, _ := pipeline["processors"].([]any)
 	return !slices.ContainsFunc(processors, func(p any) bool { return !isFilter(p) })
+}
+
+// isLater tells whether an argument means that configurations are read later too,
+// which are not known yet.
+func isLater(arg string) bool {
+	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	return arg == "streams" || (strings.HasPrefix(arg, "-") && (name == "w" || name == "watcher"))
 }
 
 // alone returns the configuration of a kafka_failover component that has no

@@ -39,6 +39,7 @@ func TestIsDirect(t *testing.T) {
 		"metadata as headers": {yaml: someInput + "output: { kafka_failover: { seed_brokers: [ \"localhost:1\" ], header_metadata: { include_prefixes: [ x ] } } }\n"},
 		"a second output":     {yaml: someInput + someOutput + "output_resources: [ { label: o, " + someOutput[10:len(someOutput)-1] + " ]\n"},
 		"watching":            {yaml: someInput + someOutput, args: []string{"run", "-w"}},
+		"watching, spelt out": {yaml: someInput + someOutput, args: []string{"run", "--watcher=true"}},
 		"streams":             {yaml: someInput + someOutput, args: []string{"streams"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -133,6 +133,9 @@ func IsCarrier(batch service.MessageBatch) bool {
 	if len(batch) != 1 || batch[0].GetError() != nil {
 		return false
 	}
+	if batch[0].MetaWalkMut(func(string, any) error { return ErrStop }) != nil {
+		return false
+	}
 	b, err := batch[0].AsBytes()
 	return err == nil && len(b) == len(carried) && &b[0] == &carried[0]
 }

@@ -91,8 +91,10 @@ func TestIsCarrier(t *testing.T) {
 	equal := service.MessageBatch{service.NewMessage(append([]byte(nil), carried...))}
 	changed, failed := one(), one()
 	changed[0].SetBytes([]byte("x"))
+	named := one()
+	named[0].MetaSetMut("x", "y")
 	failed[0].SetError(ErrStop)
-	for name, b := range map[string]service.MessageBatch{"equal": equal, "changed": changed, "failed": failed, "none": nil, "two": append(one(), one()...)} {
+	for name, b := range map[string]service.MessageBatch{"equal": equal, "changed": changed, "with metadata": named, "failed": failed, "none": nil, "two": append(one(), one()...)} {
 		if IsCarrier(b) {
 			t.Errorf("%s passes", name)
 		}

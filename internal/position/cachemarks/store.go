@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 
@@ -145,7 +146,7 @@ func (s *Store) Write(ctx context.Context) error {
 		return err
 	}
 	key := Keys(s.relay)[doc.Seq%2]
-	err = s.use(ctx, func(c service.Cache) error { return c.Set(ctx, key, text, nil) })
+	err = s.use(ctx, func(ctx context.Context, c service.Cache) error { return c.Set(ctx, key, text, nil) })
 	if err != nil {
 		return fmt.Errorf("writing marks to %s: %w", key, err)
 	}
@@ -166,7 +167,7 @@ func (s *Store) read(ctx context.Context) (map[position.Key]position.Mark, int64
 	var torn error
 	for _, key := range Keys(s.relay) {
 		var text []byte
-		err := s.use(ctx, func(c service.Cache) (err error) {
+		err := s.use(ctx, func(ctx context.Context, c service.Cache) (err error) {
 			text, err = c.Get(ctx, key)
 			return err
 		})
@@ -209,9 +210,14 @@ func (s *Store) unreadable(reason string) error {
 	return &position.Stop{Reason: reason, Cure: fmt.Sprintf("if the position is to be given up, remove the keys %s and %s from the cache", keys[0], keys[1])}
 }
 
+// useTimeout bounds one use of the cache; the next attempt tries again.
+const useTimeout = 5 * time.Second
+
 // use calls fn with the cache and returns the error of either.
-func (s *Store) use(ctx context.Context, fn func(service.Cache) error) error {
+func (s *Store) use(ctx context.Context, fn func(context.Context, service.Cache) error) error {
+	ctx, cancel := context.WithTimeout(ctx, useTimeout)
+	defer cancel()
 	var inner error
-	err := s.access(ctx, func(c service.Cache) { inner = fn(c) })
+	err := s.access(ctx, func(c service.Cache) { inner = fn(ctx, c) })
 	return errors.Join(err, inner)
 }
