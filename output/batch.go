@@ -67,7 +67,7 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 	}
 	n := len(batch)
 	if s.gen.Direct {
-		if !record.IsCarrier(batch) || s.out.hasTarget() || s.rules.Extra != nil {
+		if !record.IsCarrier(batch) || s.out.hasTarget() {
 			return nil, fmt.Errorf("a batch from source partition %s did not reach %s as it was read: %w", s.gen.Parts[t.Spans()[0].Part].Source, s.out.name, relay.ErrNotDirect)
 		}
 		n, batch = len(t.Carried()), nil
