@@ -105,6 +105,7 @@ func (p *proc) mustNameDifference(topic string, partition, offset int) {
 // wrong one, the relay is unready and says why, and goes on when the first
 // returns.
 func TestDivergedSourceIsNeverRead(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	first := p.proxied(0)
 	topic := p.all("never", 1)
@@ -132,6 +133,7 @@ func TestDivergedSourceIsNeverRead(t *testing.T) {
 // Every source differs from what was relayed: the relay stops, and names topic,
 // partition, offset and both fingerprints. With on_divergence: ignore it goes on.
 func TestEverySourceDiffers(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 3)
 	topic := p.all("none", 1)
 	p.on(0).fillFrom(topic, 0, 1000, 1, 100)
@@ -380,6 +382,7 @@ func TestPartitionsAddedTargetLacks(t *testing.T) {
 // The source that is read falls behind: it is left for the one ahead, once per
 // cooldown.
 func TestLaggardIsLeft(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	p.health = "health: { healthy_after: 1, interval: 200ms, lag_threshold: 500, cooldown: 8s }"
 	topic := p.all("lags", 2)

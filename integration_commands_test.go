@@ -3,6 +3,7 @@ package kafkafailover_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -144,6 +145,7 @@ func TestCheck(t *testing.T) {
 
 // Whatever would keep the relay from running is found, and named.
 func TestCheckFindsTrouble(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	good := p.all("trouble", 2)
 	p.fillAll(good, 0, 400, 2, 100)
@@ -381,6 +383,7 @@ func (w *world) verify(yaml string, args ...string) verified {
 
 // verify proves a copy, filtered or not, and finds what was planted.
 func TestVerify(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	plain, filtered, keyed := p.all("plain", 3), p.all("filtered", 2), p.all("keyed", 3)
 	for _, topic := range []string{plain, filtered, keyed} {
@@ -495,6 +498,7 @@ func TestVerifyProcessorsElsewhere(t *testing.T) {
 // verify while the relay runs, and after it was killed: nothing is lost, what
 // was written twice is counted.
 func TestVerifyLive(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	topic := p.all("live", 2)
 	load := p.loadAll(topic, 2, 100, 5_000)
@@ -537,22 +541,43 @@ func TestVerifyMemory(t *testing.T) {
 		if code := w.run(conf).wait(5 * time.Minute); code != 0 {
 			t.Fatalf("exit code %d", code)
 		}
+		var out bytes.Buffer
 		cmd := exec.Command(binary, "verify", "--json", w.file(w.yaml(conf)))
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
+		cmd.Stdout = &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
 		}
-		var v verified
-		if err := json.Unmarshal(out, &v); err != nil || v.Total.Found != int64(n) {
-			t.Fatalf("%v: %+v", err, v)
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		// Not by rusage: what it says of a child includes what its parent had.
+		var most int64
+		for {
+			select {
+			case err := <-done:
+				var v verified
+				if err := errors.Join(err, json.Unmarshal(out.Bytes(), &v)); err != nil || v.Total.Found != int64(n) {
+					t.Fatalf("%v: %+v", err, v)
+				}
+				return most
+			case <-time.After(5 * time.Millisecond):
+				most = max(most, peakMemory(cmd.Process.Pid))
+			}
 		}
-		return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10
 	}
 	a, b := peak("small", small), peak("large", large)
 	t.Logf("peak memory: %d MiB for %d records, %d MiB for %d", a, small, b, large)
 	if b > a*5/4 {
 		t.Errorf("peak memory grows from %d MiB to %d MiB", a, b)
 	}
+}
+
+// peakMemory is the most that a process has had resident, in MiB; 0 if it is gone.
+func peakMemory(pid int) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	var kib int64
+	_, _ = fmt.Sscan(rest, &kib)
+	return kib >> 10
 }
 
 // The commands see a configuration as run does: environment, files of
@@ -713,6 +738,7 @@ func TestDemoKeep(t *testing.T) {
 // Beside a relay that runs at the edge of its sources, check and status see
 // nothing amiss.
 func TestCheckAndStatusBesideARelay(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 	topic := p.all("edge", 2)
 	load := p.loadAll(topic, 2, 100, 4_000)
@@ -737,6 +763,7 @@ func TestCheckAndStatusBesideARelay(t *testing.T) {
 
 // What check says of each source is what a start on that source would meet.
 func TestCheckForesees(t *testing.T) {
+	t.Parallel() // topics of its own
 	p := newPool(t, 2)
 
 	grown := p.topic("grown") // dc2 alone has a second partition, and the target has not

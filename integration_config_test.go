@@ -295,6 +295,7 @@ func TestTopicsGoneForGood(t *testing.T) {
 // on_fatal: exit ends the process also while it watches its files, which keeps
 // the engine alive.
 func TestFatalExitsWhileWatching(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.topic("watched")
 	w.create(w.source, topic, 1)

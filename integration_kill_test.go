@@ -96,6 +96,7 @@ func everyTenth(r *kgo.Record) *kgo.Record {
 // Everything is filtered while the source's retention moves on: the position
 // must follow although nothing is ever written.
 func TestFilterAllWhileRetentionMoves(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.both("none", 1)
 	w.fill(topic, 20_000, 1, 100)
@@ -120,6 +121,7 @@ func TestFilterAllWhileRetentionMoves(t *testing.T) {
 
 // A record is split into pieces and the relay killed in the middle.
 func TestUnarchiveKilled(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.both("split", 2)
 	r := seeded(t)

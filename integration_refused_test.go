@@ -236,6 +236,7 @@ func TestOrderBreakersAreRefused(t *testing.T) {
 // A buffer that the binary cannot see in the configuration is met by the first
 // batch that comes late, and the marks are taken back: nothing is lost.
 func TestHiddenBufferLosesNothing(t *testing.T) {
+	t.Parallel() // topics of its own
 	w := newWorld(t)
 	topic := w.both("hidden", 1)
 	w.fill(topic, 1_000, 1, 100)

@@ -22,9 +22,9 @@ import (
 func TestTargetKilledUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	topic := w.both("targetKill", 4)
-	load := w.load(topic, 4, 200, 20_000)
+	load := w.load(topic, 4, 200, 10_000)
 	relay := w.run(pipeline{topics: topic, processors: "- mapping: root = content()", threads: 4})
-	for range 3 {
+	for range count(2, 5) {
 		before := ends(t, w.target, topic)
 		w.awaitTarget(topic, before+5_000, time.Minute)
 		w.target.Kill(0)
@@ -73,7 +73,7 @@ func TestTargetDownForLong(t *testing.T) {
 		code, body := relay.ready()
 		return code == http.StatusServiceUnavailable && strings.Contains(body, "target")
 	})
-	time.Sleep(time.Duration(count(8, 60)) * time.Second) // the outage itself
+	time.Sleep(time.Duration(count(5, 60)) * time.Second) // the outage itself
 	peak := relay.peakMemory()
 	// The binary, the collector's soft limit (160 MiB and twice the window of
 	// 8 MiB), and fetch buffers of 1 MiB, compressed to a quarter.

@@ -9,6 +9,7 @@ const stopAtEnd = "stop_at_end: true"
 
 // A million records, as they are, and through processors on several threads.
 func TestRelayMillion(t *testing.T) {
+	t.Parallel() // topics of its own
 	n := count(300_000, 1_000_000)
 	for name, p := range map[string]pipeline{
 		"bare":    {},

@@ -29,10 +29,16 @@ type Proxies struct {
 	frames *frames // of Framed
 }
 
+// taken has a lock for each cluster: its fronts are for one test at a time.
+var taken sync.Map // *kafkatest.Cluster -> *sync.Mutex
+
 // Before opens a proxy before every node of a cluster that has fronts. They end
-// with the test.
+// with the test; one that runs beside it waits for that.
 func Before(t testing.TB, c *kafkatest.Cluster) *Proxies {
 	t.Helper()
+	mu, _ := taken.LoadOrStore(c, &sync.Mutex{})
+	mu.(*sync.Mutex).Lock()
+	t.Cleanup(mu.(*sync.Mutex).Unlock)
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
 	p := &Proxies{t: t}
 	for _, f := range c.Fronts() {
