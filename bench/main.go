@@ -21,6 +21,7 @@ var flags struct {
 	only    string
 	profile string
 	results string
+	part    string
 	seed    uint64
 	soak    time.Duration
 	rate    int
@@ -48,6 +49,7 @@ func main() {
 	set.StringVar(&flags.only, "only", "", "quick: run the contenders with this in their name, and compare nothing")
 	set.StringVar(&flags.profile, "profile", "", "directory for CPU profiles of the relay")
 	set.StringVar(&flags.results, "results", "RESULTS.md", "all: the file to write")
+	set.StringVar(&flags.part, "write", "", "a file to write one part's results to")
 	set.Uint64Var(&flags.seed, "seed", 1, "of the data")
 	set.DurationVar(&flags.soak, "for", 10*time.Minute, "soak: how long")
 	set.IntVar(&flags.rate, "rate", 50_000, "soak: records per second")
@@ -86,6 +88,7 @@ func exit(err error) {
 type part func(s *stage) (string, []bound, error)
 
 func alone(p part) error {
+	began := time.Now()
 	s, err := newStage()
 	if err != nil {
 		return err
@@ -96,7 +99,10 @@ func alone(p part) error {
 		return err
 	}
 	fmt.Print("\n", text, "\n", table(bounds))
-	return unmet(bounds)
+	if flags.part == "" {
+		return unmet(bounds)
+	}
+	return errors.Join(os.WriteFile(flags.part, []byte(head(began)+"\n"+table(bounds)+text), 0o644), unmet(bounds))
 }
 
 // all runs every part, each on brokers of its own, and writes the results.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -80,7 +81,7 @@ func head(began time.Time) string {
 	commit, _ := exec.Command("git", "describe", "--always", "--dirty").Output()
 	return fmt.Sprintf(`# Results of the benchmark
 
-Written by `+"`make bench`"+` at commit %s, %s, in %s: %d cores, %s, %s.
+Written by `+"`bench "+os.Args[1]+"`"+` at commit %s, %s, in %s: %d cores, %s, %s.
 Source, target and contender share the cores; every contender writes to an empty topic
 of one real Kafka 4.1.0 broker, from another. Figures are medians of %d rounds, in which
 all run in turn; a ratio is the median of the rounds' ratios. Measured is from the
