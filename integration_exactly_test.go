@@ -213,14 +213,19 @@ func TestExactlyOnceOnThreeNodes(t *testing.T) {
 	t.Run("killed with its bytes on their way", func(t *testing.T) {
 		t.Parallel()
 		proxies := netfault.Framed(t, three)
-		for _, c := range []struct {
+		type fault struct {
 			api  uint16
 			held time.Duration
-		}{
-			{netfault.Produce, time.Duration(count(2, 60)) * time.Second},
+		}
+		faults := []fault{
+			{netfault.Produce, 2 * time.Second},
 			{netfault.EndTxn, 2 * time.Second}, // a commit that comes late
 			{netfault.EndTxn, 0},               // one that has just come
-		} {
+		}
+		if full() {
+			faults = append(faults, fault{netfault.Produce, time.Minute})
+		}
+		for _, c := range faults {
 			w := exactWorld(t, three)
 			topic := w.both("held", 2)
 			load := w.load(topic, 2, 200, 5_000)
