@@ -91,6 +91,7 @@ var wrongConfigurations = []struct{ name, input, output, top string }{
 	{name: "a filter without a check", top: "pipeline: { processors: [ { kafka_failover_filter: { name: f } } ] }"},
 	{name: "a filter whose check does not parse", top: "pipeline: { processors: [ { kafka_failover_filter: { name: f, check: 'this.a ==' } } ] }"},
 	{name: "a filter of a reserved name", top: "pipeline: { processors: [ { kafka_failover_filter: { name: pipeline, check: 'true' } } ] }"},
+	{name: "a filter named as dead letters are counted", top: "pipeline: { processors: [ { kafka_failover_filter: { name: dead_letter, check: 'true' } } ] }"},
 	{name: "a filter's on_error", top: "pipeline: { processors: [ { kafka_failover_filter: { name: f, check: 'true', on_error: ignore } } ] }"},
 }
 

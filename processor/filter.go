@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,10 +66,10 @@ pipeline:
         name: inr_only
         check: this.currency == "INR"
 `).
-		LintRule(`root = match {
+		LintRule(fmt.Sprintf(`root = match {
   this.name.or("x") == "" => [ "name is empty: give the filter a name, it is counted by it" ]
-  [ "loop", "on_error", "pipeline" ].contains(this.name.or("")) => [ "name: " + this.name + " is counted for something else; give the filter another name" ]
-}`)
+  [ "%s" ].contains(this.name.or("")) => [ "name: " + this.name + " is counted for something else; give the filter another name" ]
+}`, strings.Join(metrics.Reserved(), `", "`)))
 }
 
 // Filter implements service.BatchProcessor.
@@ -93,7 +95,7 @@ func New(p *service.ParsedConfig, res *service.Resources) (*Filter, error) {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
-	if f.name == "" || metrics.Reserved(f.name) {
+	if f.name == "" || slices.Contains(metrics.Reserved(), f.name) {
 		return nil, fmt.Errorf("name: %q is empty or counted for something else; give the filter a name of its own", f.name)
 	}
 	f.quick = newQuick(text)

@@ -195,7 +195,7 @@ func TestFailedBefore(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for _, name := range []string{"''", "loop", "on_error", "pipeline"} {
+	for _, name := range []string{"''", "loop", "on_error", "dead_letter", "pipeline"} {
 		conf, err := Spec().ParseYAML("name: "+name+"\ncheck: 'true'\n", nil)
 		if err != nil {
 			continue // lint

@@ -14,10 +14,8 @@ const (
 	ByPipeline = "pipeline"
 )
 
-// Reserved tells whether a filter may not have a name.
-func Reserved(name string) bool {
-	return name == ByLoop || name == ByOnError || name == ByDeadLetter || name == ByPipeline
-}
+// Reserved are the names that a filter may not have.
+func Reserved() []string { return []string{ByLoop, ByOnError, ByDeadLetter, ByPipeline} }
 
 // Filter are the metrics of one kafka_failover_filter.
 type Filter struct {
