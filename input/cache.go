@@ -1,11 +1,9 @@
 package input
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -298,9 +296,7 @@ func (c *cacheTarget) Marks(ctx context.Context, s relay.Selection) ([]relay.Mar
 			out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: m.Next})
 		}
 	}
-	slices.SortFunc(out, func(a, b relay.MarkedPart) int {
-		return cmp.Or(cmp.Compare(a.Source.Topic, b.Source.Topic), cmp.Compare(a.Source.Partition, b.Source.Partition))
-	})
+	relay.SortMarked(out)
 	return out, err
 }
 

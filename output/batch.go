@@ -97,8 +97,9 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 			if ask := (askError{}); errors.As(err, &ask) || isStop(err) {
 				return nil, err // the record is not to blame
 			}
-			p.bad = &badMessage{source: src, err: err, before: len(p.sources), component: componentOf(m, src)}
+			bad := &badMessage{source: src, err: err, before: len(p.sources), component: componentOf(m, src)}
 			if s.stopsAt(err) {
+				p.bad = bad
 				// Pieces of the same record before it go with it: alone they
 				// would prove the whole record.
 				for n := len(p.sources); n > 0 && p.sources[n-1].Record == src.Record; n-- {
@@ -106,7 +107,7 @@ func (s *session) prepare(t *relay.Ticket, batch service.MessageBatch) (*prepare
 				}
 				break
 			}
-			p.leaveOut(s.out)
+			p.leaveOut(s.out, bad)
 			continue
 		}
 		if m != nil {
@@ -140,11 +141,9 @@ func (s *session) stopsAt(err error) bool {
 	return true
 }
 
-// leaveOut goes on without the bad message. Pieces of one record make one dead
+// leaveOut goes on without a bad message. Pieces of one record make one dead
 // letter.
-func (p *prepared) leaveOut(o *Output) {
-	bad := p.bad
-	p.bad = nil
+func (p *prepared) leaveOut(o *Output, bad *badMessage) {
 	if o.conf.onError != onErrorDeadLetter {
 		o.noteLeftOut(bad)
 		return

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kafka-failover/kafka-failover/internal/kafka"
 	"github.com/kafka-failover/kafka-failover/internal/record"
+	"github.com/kafka-failover/kafka-failover/internal/relay"
 )
 
 const (
@@ -74,7 +75,7 @@ Fed by any other input it is an ordinary Kafka output with `+"`topic`, `key` and
 				Description("With `exactly_once`: records of one interval share a transaction. It is also committed when half the window is full, and at once when nothing more is on its way. Readers of committed records see them late by up to this, and by the commit itself. At most half of `transaction_timeout`."),
 			service.NewDurationField(fieldTxnTimeout).Default("60s").Advanced().
 				Description("With `exactly_once`: how long the target waits for a relay that has died before it aborts its transaction; readers of committed records wait with it, unless the next instance starts before. At most the brokers' transaction.max.timeout.ms. Kafka: transaction.timeout.ms."),
-			service.NewStringField(fieldProgressTopic).Default("kafka_failover_progress").Advanced().
+			service.NewStringField(fieldProgressTopic).Default(relay.ProgressTopic).Advanced().
 				Description("Topic of the target that keeps the marks: 1 partition, cleanup.policy=compact, segment.bytes=16777216. Created if missing."),
 			service.NewInterpolatedStringField(fieldTopic).Default("").
 				Description("Topic for messages that no kafka_failover input made. Relayed ones go where the input's `topics` says and refuse this field, but with `exactly_once`, where it may send each record elsewhere."),

@@ -92,13 +92,14 @@ func (s *session) deadLetters(ctx context.Context, dead []*badMessage) error {
 	}
 	for i, bad := range dead { // as many at a time as the topic takes in one batch
 		l := s.letter(bad, topic, partitions)
-		if n := letterSize(&l); size > 0 && size+n > s.out.letterLimit() {
+		n := letterSize(&l)
+		if size > 0 && size+n > s.out.letterLimit() {
 			if err := write(); err != nil {
 				return err
 			}
 			first = i
 		}
-		letters, size = append(letters, l), size+letterSize(&l)
+		letters, size = append(letters, l), size+n
 	}
 	if err := write(); err != nil {
 		return err

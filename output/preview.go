@@ -1,10 +1,8 @@
 package output
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/dustin/go-humanize"
 	"github.com/redpanda-data/benthos/v4/public/service"
@@ -57,11 +55,7 @@ func (p *preview) introduce(ctx context.Context) (err error) {
 	}
 	p.Found.AddConnection(preflight.OnTarget, p.out.conf.conn, p.desc.ClusterID)
 	if !p.query.MarksOnly {
-		names := p.topics()
-		if t := p.out.conf.deadLetterTopic; t != "" {
-			names = append(names, t)
-		}
-		p.Topics, err = p.cluster.Configs(ctx, names...)
+		p.Topics, err = p.cluster.Configs(ctx, p.allTopics()...)
 	}
 	return err
 }
@@ -234,9 +228,7 @@ func (o *Output) Marks(ctx context.Context, s relay.Selection) ([]relay.MarkedPa
 			out = append(out, relay.MarkedPart{Source: k.Source, Route: r, Next: e.Mark.Next})
 		}
 	}
-	slices.SortFunc(out, func(a, b relay.MarkedPart) int {
-		return cmp.Or(cmp.Compare(a.Source.Topic, b.Source.Topic), cmp.Compare(a.Source.Partition, b.Source.Partition))
-	})
+	relay.SortMarked(out)
 	return out, nil
 }
 

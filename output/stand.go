@@ -135,6 +135,14 @@ func (b *bearing) topics() []string {
 	return names
 }
 
+// allTopics are those of the routes and the one for dead letters.
+func (b *bearing) allTopics() []string {
+	if t := b.out.conf.deadLetterTopic; t != "" {
+		return append(b.topics(), t)
+	}
+	return b.topics()
+}
+
 // made are the target's topics that are there.
 func (b *bearing) made() []string {
 	return slices.DeleteFunc(b.topics(), func(t string) bool { return slices.Contains(b.unmade, t) })
@@ -142,11 +150,7 @@ func (b *bearing) made() []string {
 
 // describe finds the target's topics and refuses a target that is the source.
 func (b *bearing) describe(ctx context.Context) error {
-	topics := b.topics()
-	if t := b.out.conf.deadLetterTopic; t != "" {
-		topics = append(topics, t)
-	}
-	d, err := b.cluster.Describe(ctx, topics...)
+	d, err := b.cluster.Describe(ctx, b.allTopics()...)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -79,6 +81,13 @@ type MarkedPart struct {
 	Source position.TP
 	Route  Route
 	Next   int64
+}
+
+// SortMarked puts them in the order of their source partitions.
+func SortMarked(parts []MarkedPart) {
+	slices.SortFunc(parts, func(a, b MarkedPart) int {
+		return cmp.Or(cmp.Compare(a.Source.Topic, b.Source.Topic), cmp.Compare(a.Source.Partition, b.Source.Partition))
+	})
 }
 
 // SourceTopic is a source topic as its cluster describes it.
