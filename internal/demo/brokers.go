@@ -113,11 +113,18 @@ func (b *broker) write(records []*kgo.Record) error {
 		c := *r
 		copies[i] = &c
 	}
-	err := b.client.ProduceSync(b.life, copies...).FirstErr()
-	if b.dead() {
-		return nil
+	// A client that writes idempotently does not give up what it has sent, whatever
+	// its context says: what became of it is unknown.
+	done := make(chan error, 1)
+	go func() { done <- b.client.ProduceSync(b.life, copies...).FirstErr() }()
+	select {
+	case err := <-done:
+		if !b.dead() {
+			return err
+		}
+	case <-b.life.Done():
 	}
-	return err
+	return nil
 }
 
 var currencies = [...]string{"INR", "EUR", "INR", "USD", "JPY"}
