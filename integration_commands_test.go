@@ -220,9 +220,10 @@ func TestCheckFindsTrouble(t *testing.T) {
 	}
 
 	old := p.topic("old")
-	p.eachSource(func(i int) { p.create(p.sources[i], old, 1, "retention.ms", "4000000", "segment.ms", "86400000") })
+	retention := fmt.Sprint(time.Since(epoch).Milliseconds() * 10 / 9) // most of it is over, whenever the test runs
+	p.eachSource(func(i int) { p.create(p.sources[i], old, 1, "retention.ms", retention, "segment.ms", "86400000") })
 	p.create(p.target, old, 1, "retention.ms", "600000")
-	p.fillAll(old, 0, 10, 1, 100) // records are an hour old
+	p.fillAll(old, 0, 10, 1, 100) // records are an hour old, and more
 	c = p.check(p.yaml(p.config(pipeline{topics: old})))
 	c.must(t, "warn", "target", "would be gone at once")
 	c.must(t, "warn", "dc1", "start soon, or raise retention.ms")
